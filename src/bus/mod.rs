@@ -1,0 +1,1 @@
+//! NATS JetStream: carries envelopes and rows between regions; the truth stays in PostgreSQL.

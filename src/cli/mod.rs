@@ -1,0 +1,84 @@
+//! The command line: one file per command. Names and flags are the public contract.
+//!
+//! Exit codes: 0 good, 1 an error (on standard error, saying what to do about it), 2 "ran, and found
+//! something wrong".
+
+mod bench;
+mod chaos;
+mod down;
+mod migrate;
+mod payment_simulator;
+mod region;
+mod replay;
+mod seed;
+mod serve;
+mod status;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An order management system that runs active-active in several regions.
+#[derive(Debug, Parser)]
+#[command(name = "entrepot", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Args),
+    Down(down::Args),
+    Status(status::Args),
+    Serve(serve::Args),
+    Migrate(migrate::Args),
+    Token(token::Args),
+    Seed(seed::Args),
+    Replay(replay::Args),
+    Bench(bench::Args),
+    Regions(region::ListArgs),
+    Region(region::Args),
+    Chaos(chaos::Args),
+    PaymentSimulator(payment_simulator::Args),
+}
+
+/// Parses the arguments, runs the command on a fresh runtime and turns its result into an exit code.
+#[expect(clippy::print_stderr, reason = "the error of a command goes to standard error")]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the async runtime: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Down(args) => down::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Token(args) => token::run(args).await,
+        Command::Seed(args) => seed::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
+        Command::Regions(args) => region::list(args).await,
+        Command::Region(args) => region::run(args).await,
+        Command::Chaos(args) => chaos::run(args).await,
+        Command::PaymentSimulator(args) => payment_simulator::run(args).await,
+    }
+}

@@ -1,0 +1,1 @@
+//! Typed configuration, checked as a whole before anything starts.

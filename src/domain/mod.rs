@@ -1,0 +1,1 @@
+//! Pure decisions and transitions of orders, inventory, pricing and the catalogue.

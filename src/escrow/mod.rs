@@ -1,0 +1,1 @@
+//! The rights ledger and its protocol, pure. See `docs/adr` and the module docs.

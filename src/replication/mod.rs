@@ -1,0 +1,1 @@
+//! The sans-IO replicator: sequences, watermarks, gap repair.

@@ -1,0 +1,1 @@
+//! The real clock, ids and task set; the only callers of the functions that clippy bans elsewhere.

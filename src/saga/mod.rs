@@ -1,0 +1,1 @@
+//! Long transactions: log, next step, compensation. Pure.
