@@ -1,0 +1,38 @@
+//! Random, time-ordered ids.
+
+use std::sync::Mutex;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+use crate::ports::{Clock, Ids};
+use crate::types::uuid_v7;
+
+use super::SystemClock;
+
+/// UUIDs of version 7 from this machine's clock and a generator seeded by the operating system.
+///
+/// Ids are names, not secrets: nothing is authorized by knowing one, so a fast generator will do.
+#[derive(Debug)]
+pub struct RandomIds {
+    clock: SystemClock,
+    generator: Mutex<SmallRng>,
+}
+
+impl RandomIds {
+    /// Seeded by the operating system.
+    #[expect(clippy::disallowed_methods, reason = "the real source of randomness")]
+    pub fn new(clock: SystemClock) -> Self {
+        let generator = SmallRng::from_rng(&mut rand::rng());
+        Self { clock, generator: Mutex::new(generator) }
+    }
+}
+
+impl Ids for RandomIds {
+    fn uuid(&self) -> Uuid {
+        let mut random = [0; 10];
+        self.generator.lock().expect("no panic while held").fill_bytes(&mut random);
+        uuid_v7(self.clock.wall_ms(), random)
+    }
+}
