@@ -1,1 +1,8 @@
-//! Pure decisions and transitions of orders, inventory, pricing and the catalogue.
+//! Pure decisions and transitions. No clock, no randomness, no input or output: what a decision needs
+//! comes in, what it decides goes out, and everything runs unchanged in a simulator.
+
+pub mod catalogue;
+pub mod fraud;
+pub mod idempotency;
+pub mod inventory;
+pub mod order;

@@ -1,0 +1,57 @@
+//! One client's intent, kept so that it is carried out once (I-07).
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::types::{OrderId, RegionId};
+
+/// Names an intent: who asks, and the client's key for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IntentKey {
+    /// `<role>:<subject>` of the token, so that two clients never share a key.
+    pub principal: String,
+    /// The `Idempotency-Key` header.
+    pub key: String,
+}
+
+impl IntentKey {
+    /// The payment provider's key of this intent: the same in whichever region the intent arrives,
+    /// so that the money is held once even when two regions take the order.
+    pub fn provider_key(&self, purpose: &str, index: usize) -> String {
+        let mut hash = Sha256::new();
+        for part in [purpose, &self.principal, &self.key] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.update((index as u64).to_be_bytes());
+        hex::encode(&hash.finalize()[..20])
+    }
+}
+
+/// An answer that is given again to the same intent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// The JSON body, to the byte.
+    pub body: String,
+}
+
+/// What is known of an intent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentRecord {
+    /// Which intent.
+    pub intent: IntentKey,
+    /// The region that took it.
+    pub region: RegionId,
+    /// Hex SHA-256 of the request, so that a key used for another body is noticed.
+    pub body_hash: String,
+    /// The order it placed; its answer follows from the order's events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    /// The answer, for intents that made no order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<StoredAnswer>,
+    /// Wall time.
+    pub first_at_ms: u64,
+}

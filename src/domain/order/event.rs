@@ -1,0 +1,218 @@
+//! What happened to an order: numbered 1..n, stamped, and chained by hash so that none can be
+//! changed, dropped or slipped in afterwards (I-17, I-28).
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::types::{Epoch, HlcTimestamp, OrderId, PaymentId, RegionId};
+
+use super::fold::{self, FoldError};
+use super::model::{Cancellation, Order, OrderRecord};
+
+/// What happened. Payload schemas only grow: fields are added, never renamed or removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum EventBody {
+    /// The order was taken: units are held, money is not yet.
+    #[serde(rename = "order.placed")]
+    Placed(Box<Order>),
+    /// The provider holds the money of a payment.
+    #[serde(rename = "payment.authorized")]
+    PaymentAuthorized {
+        /// Which.
+        payment_id: PaymentId,
+        /// The provider's name for it.
+        reference: String,
+    },
+    /// The provider won't hold the money of a payment.
+    #[serde(rename = "payment.declined")]
+    PaymentDeclined {
+        /// Which.
+        payment_id: PaymentId,
+        /// The provider's reason.
+        code: String,
+    },
+    /// Nothing is held any more for a payment.
+    #[serde(rename = "payment.voided")]
+    PaymentVoided {
+        /// Which.
+        payment_id: PaymentId,
+    },
+    /// Reserved and authorized: we owe the goods.
+    #[serde(rename = "order.confirmed")]
+    Confirmed {},
+    /// No unit will be sent; every hold is given back.
+    #[serde(rename = "order.cancelled")]
+    Cancelled(Cancellation),
+}
+
+impl EventBody {
+    /// The stable name of the type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Placed(_) => "order.placed",
+            Self::PaymentAuthorized { .. } => "payment.authorized",
+            Self::PaymentDeclined { .. } => "payment.declined",
+            Self::PaymentVoided { .. } => "payment.voided",
+            Self::Confirmed {} => "order.confirmed",
+            Self::Cancelled(_) => "order.cancelled",
+        }
+    }
+}
+
+/// One event, as it is stored, replicated and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// 1..n without a gap (I-17).
+    pub seq: u64,
+    /// The stable name of the type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Status of the order before; absent for the first.
+    pub from_status: Option<String>,
+    /// Status of the order after.
+    pub to_status: String,
+    /// Who wrote it: the home region.
+    pub region: RegionId,
+    /// In which incarnation.
+    pub epoch: Epoch,
+    /// Never goes back along an order.
+    pub hlc: HlcTimestamp,
+    /// The payload, to the byte as it was hashed.
+    pub data: Box<RawValue>,
+    /// Hex SHA-256 of `data`.
+    pub payload_hash: String,
+    /// Hex SHA-256 over the previous chain hash and every field of this event.
+    pub chain_hash: String,
+}
+
+impl Event {
+    /// The payload, typed.
+    pub fn body(&self) -> Result<EventBody, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Tagged<'a> {
+            r#type: &'a str,
+            data: &'a RawValue,
+        }
+        let tagged = serde_json::to_string(&Tagged { r#type: &self.kind, data: &self.data })?;
+        serde_json::from_str(&tagged)
+    }
+
+    fn expected_chain_hash(&self, order_id: OrderId, previous: &str) -> String {
+        let mut hash = Sha256::new();
+        let (seq, epoch, hlc) =
+            (self.seq.to_string(), self.epoch.to_string(), self.hlc.to_string());
+        let order_id = order_id.to_string();
+        let from_status = self.from_status.as_deref().unwrap_or("");
+        for part in [
+            previous,
+            &order_id,
+            &seq,
+            &self.kind,
+            from_status,
+            &self.to_status,
+            self.region.as_str(),
+            &epoch,
+            &hlc,
+            &self.payload_hash,
+        ] {
+            hash.update(part.as_bytes());
+            hash.update(b"\n");
+        }
+        hex::encode(hash.finalize())
+    }
+}
+
+/// Makes the events of one commit to one order and folds them in as it goes.
+#[derive(Debug)]
+pub struct EventMaker {
+    region: RegionId,
+    epoch: Epoch,
+    record: Option<OrderRecord>,
+    events: Vec<Event>,
+}
+
+impl EventMaker {
+    /// Begins with a stored order, or with none.
+    pub fn new(region: RegionId, epoch: Epoch, record: Option<OrderRecord>) -> Self {
+        Self { region, epoch, record, events: Vec::new() }
+    }
+
+    /// Appends an event and folds it in.
+    pub fn push(&mut self, hlc: HlcTimestamp, body: &EventBody) -> Result<(), FoldError> {
+        let data = match body {
+            EventBody::Placed(order) => serde_json::value::to_raw_value(order),
+            EventBody::Cancelled(cancellation) => serde_json::value::to_raw_value(cancellation),
+            EventBody::Confirmed {} => RawValue::from_string("{}".to_owned()),
+            EventBody::PaymentAuthorized { payment_id, reference } => {
+                serde_json::value::to_raw_value(
+                    &serde_json::json!({"payment_id": payment_id, "reference": reference}),
+                )
+            }
+            EventBody::PaymentDeclined { payment_id, code } => serde_json::value::to_raw_value(
+                &serde_json::json!({"payment_id": payment_id, "code": code}),
+            ),
+            EventBody::PaymentVoided { payment_id } => {
+                serde_json::value::to_raw_value(&serde_json::json!({"payment_id": payment_id}))
+            }
+        };
+        let data = data.expect("our own types always serialize");
+        let order = fold::apply(self.record.as_ref().map(|record| &record.order), body, hlc)?;
+        let previous = self.record.as_ref();
+        let mut event = Event {
+            seq: previous.map_or(0, |record| record.version) + 1,
+            kind: body.type_name().to_owned(),
+            from_status: previous.map(|record| record.order.status().to_string()),
+            to_status: order.status().to_string(),
+            region: self.region,
+            epoch: self.epoch,
+            hlc,
+            payload_hash: hex::encode(Sha256::digest(data.get().as_bytes())),
+            data,
+            chain_hash: String::new(),
+        };
+        let previous_hash = previous.map_or("", |record| &record.chain_hash);
+        event.chain_hash = event.expected_chain_hash(order.id, previous_hash);
+        self.record = Some(OrderRecord {
+            order,
+            version: event.seq,
+            chain_hash: event.chain_hash.clone(),
+            created_hlc: previous.map_or(hlc, |record| record.created_hlc),
+            updated_hlc: hlc,
+        });
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// The order as it is now, and the events that made it so. At least one must have been pushed.
+    pub fn finish(self) -> (OrderRecord, Vec<Event>) {
+        (self.record.expect("an event was pushed"), self.events)
+    }
+}
+
+/// What is wrong with a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainVerdict {
+    /// Every event is what it was when it was written.
+    Intact,
+    /// The first event that is not in its place or was changed.
+    BrokenAt(u64),
+}
+
+/// Checks numbers, payload hashes, the chain and the order of stamps.
+pub fn verify_chain(order_id: OrderId, events: &[Event]) -> ChainVerdict {
+    let mut previous: Option<&Event> = None;
+    for (event, seq) in events.iter().zip(1..) {
+        let previous_hash = previous.map_or("", |event| &event.chain_hash);
+        let good = event.seq == seq
+            && previous.is_none_or(|previous| previous.hlc < event.hlc)
+            && event.payload_hash == hex::encode(Sha256::digest(event.data.get().as_bytes()))
+            && event.chain_hash == event.expected_chain_hash(order_id, previous_hash);
+        if !good {
+            return ChainVerdict::BrokenAt(seq);
+        }
+        previous = Some(event);
+    }
+    ChainVerdict::Intact
+}

@@ -1,0 +1,87 @@
+//! The one function that changes an order (I-19), used at its home and for every copy.
+
+use crate::types::{HlcTimestamp, PaymentId};
+
+use super::event::EventBody;
+use super::model::{AllocationState, Order, PaymentState};
+
+/// An event that doesn't fit the order it is meant for: a bug, or a log that was tampered with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// The first event is not a placement.
+    #[error("`{0}` can't be the first event of an order")]
+    NotPlaced(&'static str),
+    /// A second placement.
+    #[error("an order is placed once")]
+    PlacedTwice,
+    /// No such payment.
+    #[error("the order has no payment {0}")]
+    UnknownPayment(PaymentId),
+    /// I-08.
+    #[error("`{event}` would take the order from {from} to {to}, which is not legal (I-08)")]
+    IllegalTransition {
+        /// The event.
+        event: &'static str,
+        /// Status before.
+        from: super::OrderStatus,
+        /// Status after.
+        to: super::OrderStatus,
+    },
+    /// An order that is confirmed must have all its money held.
+    #[error("the order can't be confirmed: a payment is not authorized")]
+    NotAuthorized,
+}
+
+/// The order after an event.
+pub fn apply(
+    before: Option<&Order>,
+    event: &EventBody,
+    hlc: HlcTimestamp,
+) -> Result<Order, FoldError> {
+    let mut order = match (before, event) {
+        (None, EventBody::Placed(order)) => return Ok(order.as_ref().clone()),
+        (None, other) => return Err(FoldError::NotPlaced(other.type_name())),
+        (Some(_), EventBody::Placed(_)) => return Err(FoldError::PlacedTwice),
+        (Some(order), _) => order.clone(),
+    };
+    let from = order.status();
+    match event {
+        EventBody::Placed(_) => return Err(FoldError::PlacedTwice),
+        EventBody::PaymentAuthorized { payment_id, reference } => {
+            let payment = payment(&mut order, *payment_id)?;
+            payment.state = PaymentState::Authorized;
+            payment.reference = Some(reference.clone());
+        }
+        EventBody::PaymentDeclined { payment_id, code } => {
+            payment(&mut order, *payment_id)?.state = PaymentState::Declined(code.clone());
+        }
+        EventBody::PaymentVoided { payment_id } => {
+            payment(&mut order, *payment_id)?.state = PaymentState::Voided;
+        }
+        EventBody::Confirmed {} => {
+            if order.payments.iter().any(|payment| payment.state != PaymentState::Authorized) {
+                return Err(FoldError::NotAuthorized);
+            }
+        }
+        EventBody::Cancelled(cancellation) => {
+            for line in &mut order.lines {
+                line.cancelled = line.quantity;
+                for allocation in &mut line.allocations {
+                    allocation.state = AllocationState::Released;
+                }
+            }
+            order.cancellation = Some(cancellation.clone());
+        }
+    }
+    order.updated_at_ms = hlc.wall_ms;
+    let to = order.status();
+    if from.may_become(to) {
+        Ok(order)
+    } else {
+        Err(FoldError::IllegalTransition { event: event.type_name(), from, to })
+    }
+}
+
+fn payment(order: &mut Order, id: PaymentId) -> Result<&mut super::model::Payment, FoldError> {
+    order.payments.iter_mut().find(|payment| payment.id == id).ok_or(FoldError::UnknownPayment(id))
+}

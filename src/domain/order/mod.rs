@@ -1,0 +1,17 @@
+//! An order: its state, its events, its status, and the decision to take it.
+//!
+//! The state is the fold of the events (I-19): [`fold::apply`] is the only function that changes an
+//! order, at its home and in every copy.
+
+mod event;
+pub mod fold;
+mod model;
+pub mod place;
+mod status;
+
+pub use event::{ChainVerdict, Event, EventBody, EventMaker, verify_chain};
+pub use model::{
+    Address, Allocation, AllocationState, Cancellation, Line, Order, OrderRecord, Payment,
+    PaymentState,
+};
+pub use status::{FulfillmentStatus, LineStatus, OrderStatus, PaymentStatus};

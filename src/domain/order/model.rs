@@ -1,0 +1,196 @@
+//! The state of an order, as it is stored in its document and copied to the other regions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    Currency, CustomerId, HlcTimestamp, LineId, NodeId, OrderId, PaymentId, RegionId,
+    ReservationId, Sku,
+};
+
+/// An order. Money is in minor units of [`Order::currency`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Tells the home region.
+    pub id: OrderId,
+    /// For people.
+    pub number: String,
+    /// The only region that writes this order (I-13).
+    pub home_region: RegionId,
+    /// `web`, `mobile`, `pos` or `marketplace:<name>`.
+    pub channel: String,
+    /// The channel's own name of the order; unique in its channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_order_ref: Option<String>,
+    /// Absent for guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer_id: Option<CustomerId>,
+    /// For notifications.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Of every amount in the order.
+    pub currency: Currency,
+    /// At least one.
+    pub lines: Vec<Line>,
+    /// E.g. `standard`.
+    pub shipping_option: String,
+    /// Where it goes.
+    pub shipping_address: Address,
+    /// Where the bill goes, if elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billing_address: Option<Address>,
+    /// Empty only when there is nothing to pay.
+    pub payments: Vec<Payment>,
+    /// May be sent from several nodes.
+    pub allow_split: bool,
+    /// Wall time.
+    pub created_at_ms: u64,
+    /// Wall time of the last event.
+    pub updated_at_ms: u64,
+    /// Why it was cancelled as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation: Option<Cancellation>,
+}
+
+/// One SKU and quantity at a captured unit price.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Unique.
+    pub id: LineId,
+    /// What.
+    pub sku: Sku,
+    /// How many were ordered.
+    pub quantity: u32,
+    /// Price of one.
+    pub unit_minor: i64,
+    /// Where the units are held.
+    pub allocations: Vec<Allocation>,
+    /// Units that won't be sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cancelled: u32,
+}
+
+/// A hold on units of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Taken once, ended once (I-03).
+    pub reservation_id: ReservationId,
+    /// Where the units lie.
+    pub node: NodeId,
+    /// How many.
+    pub quantity: u32,
+    /// What became of it.
+    pub state: AllocationState,
+}
+
+/// The life of a hold: taken once, ended once (I-03).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AllocationState {
+    /// The units are the order's.
+    Held,
+    /// Given back.
+    Released,
+}
+
+/// One payment of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// Unique.
+    pub id: PaymentId,
+    /// E.g. `card`.
+    pub method: String,
+    /// Which provider.
+    pub gateway: String,
+    /// Names the intent to the provider, for ever (I-07).
+    pub provider_key: String,
+    /// How much is to be held.
+    pub amount_minor: i64,
+    /// What the provider said.
+    pub state: PaymentState,
+    /// The provider's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// The life of a payment, as far as a placement takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentState {
+    /// The provider was not asked yet, or has not said.
+    Pending,
+    /// Money is held.
+    Authorized,
+    /// Nothing is held; the provider's reason.
+    Declined(String),
+    /// Nothing is held any more, or ever will be under this key.
+    Voided,
+}
+
+/// Why an order was cancelled as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// Stable, e.g. `payment_declined`, `fraud_rejected`, `duplicate`.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// A postal address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Recipient.
+    pub name: String,
+    /// Street.
+    pub line1: String,
+    /// Further part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line2: Option<String>,
+    /// Town.
+    pub city: String,
+    /// State, province or the like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Postal code.
+    pub postal_code: String,
+    /// ISO 3166 alpha-2.
+    pub country: String,
+}
+
+/// An order with what its last event says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderRecord {
+    /// The state.
+    pub order: Order,
+    /// The sequence of its last event, which is its version.
+    pub version: u64,
+    /// The chain hash of its last event.
+    pub chain_hash: String,
+    /// The stamp of its first event.
+    pub created_hlc: HlcTimestamp,
+    /// The stamp of its last event.
+    pub updated_hlc: HlcTimestamp,
+}
+
+impl Line {
+    /// Price of all units.
+    pub fn total_minor(&self) -> i64 {
+        self.unit_minor * i64::from(self.quantity)
+    }
+}
+
+impl Order {
+    /// The sum of the lines, as ordered.
+    pub fn subtotal_minor(&self) -> i64 {
+        self.lines.iter().map(Line::total_minor).sum()
+    }
+
+    /// What the customer is to pay.
+    pub fn total_minor(&self) -> i64 {
+        self.subtotal_minor()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
