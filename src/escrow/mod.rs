@@ -1,1 +1,40 @@
-//! The rights ledger and its protocol, pure. See `docs/adr` and the module docs.
+//! The rights ledger and its protocol, pure.
+//!
+//! A stock that many regions sell from without asking each other is split into *rights*. For each key
+//! (a SKU at a node) every region owns one [`Row`] of cells that only grow and that nobody else
+//! writes; peers hold copies, and of two copies the higher version wins. That merge needs no order, no
+//! causality and no exactly-once: a stale copy only makes its holder believe in fewer rights than it
+//! has, so it can refuse too early, but never sell too much (I-01, I-05).
+//!
+//! ```text
+//! inflow[d]  = received[d] + Σi granted[i → d]
+//! outflow[d] = spent[d] − released[d] + withdrawn[d] + Σj granted[d → j]
+//! rights[d]  = inflow[d] − outflow[d]                spendable now: active[d] − outflow[d]
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `row` | one owner's cells, what makes a copy newer, what no honest owner writes |
+//! | `ledger` | one key as one region sees it, its guarded operations, merging |
+//! | `grant` | what a giver gives |
+//! | `asking` | whom a region asks for missing units, and when it may give up |
+//! | `rate`, `rebalance` | how fast a key sells, and what to move ahead of demand |
+//! | `digest` | how two regions find the rows in which they differ |
+//!
+//! Absent on purpose: clocks, leases and causal order. No rule here rests on one.
+
+mod asking;
+mod digest;
+mod grant;
+mod ledger;
+mod rate;
+mod rebalance;
+mod row;
+
+pub use asking::{Asking, Request, Step};
+pub use digest::{BUCKETS, BucketDigest, Differences, Digest, bucket_of};
+pub use grant::{GiverDemand, Grant, decide_grant};
+pub use ledger::{Ledger, MergeError, Merged, Refusal};
+pub use rate::SpendRate;
+pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, plan as plan_rebalance};
+pub use row::{Row, UNITS_MAX, Unsound};
