@@ -30,6 +30,8 @@ mod ledger;
 mod rate;
 mod rebalance;
 mod row;
+#[cfg(test)]
+mod simulation;
 
 pub use asking::{Asking, Request, Step};
 pub use digest::{BUCKETS, BucketDigest, Differences, Digest, bucket_of};
