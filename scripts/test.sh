@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Every test, cheapest first; stops at the first group that fails. All in the dev profile: one build
+# serves them all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+if cargo fmt --version >/dev/null 2>&1; then
+    step format
+    cargo fmt --check
+fi
+if cargo clippy --version >/dev/null 2>&1; then
+    step lints
+    cargo clippy --locked --all-targets --quiet -- -D warnings
+fi
+if cargo nextest --version >/dev/null 2>&1; then
+    step unit tests
+    cargo nextest run --locked --no-fail-fast --lib --bins
+    step one region
+    cargo nextest run --locked --no-fail-fast --no-tests pass --test it
+    step several regions
+    cargo nextest run --locked --no-fail-fast --no-tests pass --test multi-region
+else
+    step unit tests
+    cargo test --locked --quiet --lib --bins
+    step one region
+    cargo test --locked --quiet --test it -- --test-threads 4
+    step several regions
+    cargo test --locked --quiet --test multi-region -- --test-threads 1
+fi
+step documentation
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
+step "all passed"
