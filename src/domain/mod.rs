@@ -2,6 +2,7 @@
 //! comes in, what it decides goes out, and everything runs unchanged in a simulator.
 
 pub mod catalogue;
+pub mod change;
 pub mod fraud;
 pub mod idempotency;
 pub mod inventory;

@@ -1,0 +1,40 @@
+//! What a commit tells the other regions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::catalogue::{Node, Product};
+use crate::domain::idempotency::IntentRecord;
+use crate::domain::order::Event;
+use crate::types::OrderId;
+
+/// One change, as it travels in an envelope's payload. Payload schemas only grow; an envelope with a
+/// change of an unknown kind is parked as a whole, never dropped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// New events of an order.
+    Order(OrderChange),
+    /// A product as it is now.
+    Product(Product),
+    /// A node as it is now.
+    Node(Node),
+}
+
+/// New events of one order, and the intent that placed it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OrderChange {
+    /// Which.
+    pub order_id: OrderId,
+    /// Travels with the placement, so that a retry in another region finds the order (I-07).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<IntentRecord>,
+    /// In order, without a gap.
+    pub events: Vec<Event>,
+}
+
+/// The payload of an envelope.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Payload {
+    /// What one commit group decided.
+    pub changes: Vec<Change>,
+}

@@ -1,0 +1,258 @@
+//! The region's database, as the core sees it: load what a decision needs, commit what it decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+
+use crate::domain::catalogue::{Node, Product};
+use crate::domain::idempotency::{IntentKey, IntentRecord};
+use crate::domain::inventory::{StockDeltas, StockView};
+use crate::domain::order::{Event, OrderRecord};
+use crate::escrow::Row;
+use crate::saga::SagaRecord;
+use crate::types::{
+    CustomerId, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey,
+};
+
+/// What a group of decisions wants to see.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// Products and this region's spendable stock of them.
+    pub skus: BTreeSet<Sku>,
+    /// What is known of these intents, in any region.
+    pub intents: BTreeSet<IntentKey>,
+    /// Orders by id.
+    pub orders: BTreeSet<OrderId>,
+    /// Sagas by id.
+    pub sagas: BTreeSet<SagaId>,
+    /// Orders by channel and the channel's own reference.
+    pub channel_refs: BTreeSet<(String, String)>,
+    /// Nodes by id.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// What was there. Decisions of one group change it as they go, so that later ones see earlier ones.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// By SKU; an unknown one is absent.
+    pub products: BTreeMap<Sku, Product>,
+    /// Spendable here, active nodes only.
+    pub stock: StockView,
+    /// One record a region that took the intent.
+    pub intents: BTreeMap<IntentKey, Vec<IntentRecord>>,
+    /// Own orders and copies.
+    pub orders: BTreeMap<OrderId, OrderRecord>,
+    /// Own sagas.
+    pub sagas: BTreeMap<SagaId, SagaRecord>,
+    /// Own orders only.
+    pub channel_refs: BTreeMap<(String, String), OrderId>,
+    /// Nodes, active or not.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+/// What is to become of one order.
+#[derive(Debug, Clone)]
+pub struct OrderWrite {
+    /// The order after all events.
+    pub record: OrderRecord,
+    /// Its version before; 0 for a new one. Guards the write.
+    pub expected_version: u64,
+    /// The new events, in order.
+    pub events: Vec<Event>,
+    /// The intent that placed it, for a new one.
+    pub intent: Option<IntentRecord>,
+}
+
+/// What is to become of one saga.
+#[derive(Debug, Clone)]
+pub struct SagaWrite {
+    /// After.
+    pub record: SagaRecord,
+    /// Its version before; 0 for a new one. Guards the write.
+    pub expected_version: u64,
+}
+
+/// Everything a group of decisions wants written, in one transaction or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct ChangeSet {
+    /// By order.
+    pub orders: BTreeMap<OrderId, OrderWrite>,
+    /// By saga.
+    pub sagas: BTreeMap<SagaId, SagaWrite>,
+    /// New intents; one that exists already refuses the commit.
+    pub intents: Vec<IntentRecord>,
+    /// Changes of own rights rows.
+    pub stock: StockDeltas,
+    /// Products as they are to be.
+    pub products: BTreeMap<Sku, Product>,
+    /// Nodes as they are to be.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+impl ChangeSet {
+    /// There is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+            && self.sagas.is_empty()
+            && self.intents.is_empty()
+            && self.stock.is_empty()
+            && self.products.is_empty()
+            && self.nodes.is_empty()
+    }
+}
+
+/// Who writes, and when: stamped on the outbox row.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// This region's incarnation; an older one is refused (I-13).
+    pub epoch: Epoch,
+    /// Not before any stamp of the group.
+    pub hlc: HlcTimestamp,
+    /// Wall time.
+    pub now_ms: u64,
+}
+
+/// A commit that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The outbox sequence, if there was something to tell the others.
+    pub sequence: Option<u64>,
+}
+
+/// A read that failed. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, no answer in time, or the database is shutting down. Try later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The database holds what this program can't read, or refuses a statement: a bug or a wrong schema.
+    #[error("the database answered what was not expected: {0}")]
+    Broken(String),
+}
+
+/// A commit that did not answer "durable".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody else changed what the decision rested on. Nothing was written; load and decide again.
+    #[error("decided on an old state ({0})")]
+    Conflict(&'static str),
+    /// It may be written or not: look, by idempotency key and version, before doing anything again.
+    #[error("the outcome of the commit is not known: {0}")]
+    Unknown(String),
+    /// Nothing was written. Try later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// This incarnation of the region may not write any more (I-13).
+    #[error("this region was fenced: its epoch is over")]
+    Fenced,
+    /// The database refuses the data of some change of the group: a bug. Nothing was written.
+    #[error("the database refuses the change: {0}")]
+    Broken(String),
+}
+
+/// Load and commit.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// What a group of decisions wants to see.
+    async fn load(&self, needs: &Needs) -> Result<View, StoreError>;
+
+    /// Writes everything or nothing. Durable when it answers `Ok`.
+    async fn commit(&self, changes: &ChangeSet, stamp: Stamp) -> Result<Committed, CommitError>;
+}
+
+/// Which orders a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct OrderFilter {
+    /// Only this customer's.
+    pub customer_id: Option<CustomerId>,
+    /// Only in this status.
+    pub status: Option<String>,
+    /// Only of this channel.
+    pub channel: Option<String>,
+    /// Only created at or after, in wall milliseconds.
+    pub since_ms: Option<u64>,
+    /// Only older ones than this id: where the last page ended.
+    pub before: Option<OrderId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A right row of any owner, as this region knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRow {
+    /// SKU and node.
+    pub key: StockKey,
+    /// Whose.
+    pub owner: RegionId,
+    /// The cells.
+    pub row: Row,
+    /// Only for own rows.
+    pub active: u64,
+}
+
+/// Which sagas a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SagaFilter {
+    /// Not over, going forward.
+    Running,
+    /// Not over, undoing.
+    Compensating,
+    /// Not over, and begun before this wall time.
+    OpenSince(u64),
+}
+
+/// Reads that decide nothing.
+#[async_trait]
+pub trait Reader: Send + Sync {
+    /// An order or the copy of one.
+    async fn order(&self, id: OrderId) -> Result<Option<OrderRecord>, StoreError>;
+    /// Newest first.
+    async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError>;
+    /// Every event of an order, oldest first.
+    async fn events(&self, id: OrderId) -> Result<Vec<Event>, StoreError>;
+    /// The sagas of an order, oldest first.
+    async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError>;
+    /// One saga.
+    async fn saga(&self, id: SagaId) -> Result<Option<SagaRecord>, StoreError>;
+    /// Oldest first, at most `limit`.
+    async fn sagas(&self, filter: SagaFilter, limit: u32) -> Result<Vec<SagaRecord>, StoreError>;
+    /// What is known of an intent, in any region.
+    async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError>;
+    /// Every row known of a SKU.
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError>;
+    /// One product.
+    async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError>;
+    /// By SKU, after the given one.
+    async fn products(&self, after: Option<&Sku>, limit: u32) -> Result<Vec<Product>, StoreError>;
+    /// One node.
+    async fn node(&self, id: &NodeId) -> Result<Option<Node>, StoreError>;
+    /// By id, after the given one.
+    async fn nodes(&self, after: Option<&NodeId>, limit: u32) -> Result<Vec<Node>, StoreError>;
+    /// Intents that two regions took and of which one order must yield: own orders that are not
+    /// over yet or stand beside another region's, at most `limit`. See [`crate::app`].
+    async fn contested(&self, limit: u32) -> Result<Vec<Contested>, StoreError>;
+    /// The database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// An intent that two regions took.
+#[derive(Debug, Clone)]
+pub struct Contested {
+    /// Ours.
+    pub own: OrderRecord,
+    /// The other region's, as far as it was copied.
+    pub other: OrderRecord,
+}
+
+/// Work that survives a crash.
+#[async_trait]
+pub trait SagaQueue: Send + Sync {
+    /// Takes open sagas that are due, and makes them due again at `due_again_ms`, so that no other
+    /// worker takes them meanwhile.
+    async fn claim(
+        &self,
+        now_ms: u64,
+        due_again_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError>;
+}
