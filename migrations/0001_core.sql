@@ -71,6 +71,14 @@ CREATE TABLE idempotency (
     PRIMARY KEY (principal, key, region)
 );
 
+-- Orders of ours whose intent another region took as well, until one of the two has yielded.
+CREATE TABLE contested (
+    order_id        uuid PRIMARY KEY,
+    other_order_id  uuid NOT NULL,
+    settled         boolean NOT NULL DEFAULT false
+);
+CREATE INDEX contested_open ON contested (order_id) WHERE NOT settled;
+
 -- The escrow ledger: one row per key and owner; only the owner's region writes it, peers hold copies.
 -- outflow = spent - released + withdrawn + granted_total; the guard of every sale is outflow <= active.
 CREATE TABLE rights (

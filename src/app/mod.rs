@@ -1,1 +1,33 @@
 //! Use cases: one file each, load → decide → commit.
+//!
+//! Every write is a [`Command`]: it says what it needs to see, decides in memory, and leaves its changes
+//! in a [`Workspace`]. The [`Writer`] takes what is queued, loads once, lets each command decide in turn
+//! on what the earlier ones left, and commits all of it in one transaction. Who waits for an answer only
+//! awaits a channel: a client that hangs up interrupts nothing.
+
+mod advance_saga;
+mod cancel_duplicate;
+mod catalogue;
+mod completions;
+mod inventory;
+mod place_order;
+mod region;
+mod run_saga;
+mod signals;
+mod workspace;
+mod writer;
+
+pub use advance_saga::{Advance, AdvanceSaga};
+pub use cancel_duplicate::{CancelDuplicate, settle_contested};
+pub use catalogue::{Put, PutNode, PutOutcome, PutProduct};
+pub use completions::Completions;
+pub use inventory::{
+    AdjustOutcome, AdjustStock, Adjusted, Adjustment, InventoryView, NodeView, RegionView,
+    inventory_view,
+};
+pub use place_order::{PlaceOrder, PlaceOutcome, place_order};
+pub use region::Region;
+pub use run_saga::SagaRunner;
+pub use signals::{DirtyRows, Signals};
+pub use workspace::{Command, Workspace};
+pub use writer::{WriteError, Writer, WriterSettings};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::types::{OrderId, RegionId};
+use crate::types::{OrderId, RegionId, Sku};
 
 /// Names an intent: who asks, and the client's key for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,13 +28,27 @@ impl IntentKey {
     }
 }
 
-/// An answer that is given again to the same intent.
+/// An answer that is given again to the same intent, for intents that made no order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredAnswer {
-    /// HTTP status.
-    pub status: u16,
-    /// The JSON body, to the byte.
-    pub body: String,
+#[serde(rename_all = "snake_case")]
+pub enum StoredAnswer {
+    /// The order was refused for want of stock.
+    InsufficientStock(Vec<StockRefusal>),
+    /// It was done; the result as JSON.
+    Done(serde_json::Value),
+}
+
+/// One SKU of an order that was refused for want of stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockRefusal {
+    /// What.
+    pub sku: Sku,
+    /// The order's whole demand.
+    pub wanted: u64,
+    /// What this region could have sold at that moment.
+    pub available_here: u64,
+    /// What the other regions held, as far as was known.
+    pub available_elsewhere: u64,
 }
 
 /// What is known of an intent.

@@ -91,15 +91,27 @@ impl StockView {
         };
         for (sku, shares) in &shares {
             for share in shares {
-                let stock = self.by_sku.get_mut(sku).expect("chosen from here");
-                let stock = stock.iter_mut().find(|stock| stock.node == share.node);
-                stock.expect("chosen from here").spendable -= share.quantity;
+                let key = StockKey { sku: sku.clone(), node: share.node.clone() };
+                self.take(&key, share.quantity);
             }
         }
         Ok(shares)
     }
 
-    fn at(&self, sku: &Sku, node: &NodeId) -> u64 {
+    /// Units of one key.
+    pub fn at(&self, key: &StockKey) -> u64 {
+        self.units(&key.sku, &key.node)
+    }
+
+    /// Takes units of one key out of the view. There must be so many.
+    pub fn take(&mut self, key: &StockKey, units: u64) {
+        let nodes = self.by_sku.get_mut(&key.sku).into_iter().flatten();
+        for stock in nodes.filter(|stock| stock.node == key.node) {
+            stock.spendable -= units;
+        }
+    }
+
+    fn units(&self, sku: &Sku, node: &NodeId) -> u64 {
         let stock = self.nodes(sku).iter().find(|stock| stock.node == *node);
         stock.map_or(0, |stock| stock.spendable)
     }
@@ -107,7 +119,7 @@ impl StockView {
     fn single_node(&self, demand: &BTreeMap<Sku, u64>) -> Option<NodeId> {
         let (first, _) = demand.first_key_value()?;
         let serves_all =
-            |node: &NodeId| demand.iter().all(|(sku, &wanted)| self.at(sku, node) >= wanted);
+            |node: &NodeId| demand.iter().all(|(sku, &wanted)| self.units(sku, node) >= wanted);
         self.nodes(first).iter().map(|stock| &stock.node).find(|node| serves_all(node)).cloned()
     }
 
@@ -133,7 +145,7 @@ impl StockView {
     fn best_single_node_shortages(&self, demand: &BTreeMap<Sku, u64>) -> Vec<Shortage> {
         let nodes = demand.keys().flat_map(|sku| self.nodes(sku)).map(|stock| &stock.node);
         let served = |node: &NodeId| -> u64 {
-            demand.iter().map(|(sku, &wanted)| self.at(sku, node).min(wanted)).sum()
+            demand.iter().map(|(sku, &wanted)| self.units(sku, node).min(wanted)).sum()
         };
         let Some(best) = nodes.max_by_key(|node| served(node)) else { return Vec::new() };
         demand
@@ -141,7 +153,7 @@ impl StockView {
             .map(|(sku, &wanted)| Shortage {
                 sku: sku.clone(),
                 wanted,
-                available_here: self.at(sku, best),
+                available_here: self.units(sku, best),
             })
             .filter(|shortage| shortage.available_here < shortage.wanted)
             .collect()

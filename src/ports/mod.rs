@@ -3,9 +3,15 @@
 mod bus;
 mod payments;
 mod replication;
+mod rights;
+pub mod store;
 mod time;
 
 pub use bus::{Acknowledge, Bus, BusError, Delivery, RequestHandler, RequestKind};
 pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
+pub use rights::{Obtained, RightsSource};
+pub use store::{
+    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, Store, StoreError, View,
+};
 pub use time::{Clock, Ids};

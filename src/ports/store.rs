@@ -228,9 +228,10 @@ pub trait Reader: Send + Sync {
     async fn node(&self, id: &NodeId) -> Result<Option<Node>, StoreError>;
     /// By id, after the given one.
     async fn nodes(&self, after: Option<&NodeId>, limit: u32) -> Result<Vec<Node>, StoreError>;
-    /// Intents that two regions took and of which one order must yield: own orders that are not
-    /// over yet or stand beside another region's, at most `limit`. See [`crate::app`].
+    /// Intents that two regions took and that are not settled yet, at most `limit`.
     async fn contested(&self, limit: u32) -> Result<Vec<Contested>, StoreError>;
+    /// Nothing is left to decide about this contested order of ours.
+    async fn settled(&self, own: OrderId) -> Result<(), StoreError>;
     /// The database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

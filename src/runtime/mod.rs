@@ -16,3 +16,17 @@ pub use tasks::{TaskSet, spawn_named};
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
+
+/// How tests kill a region between two steps: the process dies at the point that the file named by
+/// `ENTREPOT_CRASH_FILE` holds, and takes the file away first, so that it dies once. Not in a release build.
+pub fn crash_point(name: &str) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let Some(path) = environment("ENTREPOT_CRASH_FILE") else { return };
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    if wanted.trim() == name && std::fs::remove_file(&path).is_ok() {
+        tracing::error!(name, "crash point reached");
+        std::process::abort();
+    }
+}

@@ -191,6 +191,87 @@ impl EventMaker {
     }
 }
 
+/// Why a copy of an order can't take an event: the origin's log is not what was sent, or a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    /// I-17.
+    #[error("event {got} follows event {have}: one is missing (I-17)")]
+    Gap {
+        /// The copy's version.
+        have: u64,
+        /// The event's.
+        got: u64,
+    },
+    /// I-28.
+    #[error("event {0} is not the one that was hashed (I-28)")]
+    Chain(u64),
+    /// The payload can't be read.
+    #[error("the payload of event {seq} can't be read: {why}")]
+    Payload {
+        /// Which.
+        seq: u64,
+        /// The parser's words.
+        why: String,
+    },
+    /// I-08, I-19.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// I-19.
+    #[error("event {seq} should leave the order {told}, but the fold says {folded} (I-19)")]
+    Status {
+        /// Which.
+        seq: u64,
+        /// By the event.
+        told: String,
+        /// By the fold.
+        folded: &'static str,
+    },
+}
+
+/// Folds another region's events into the copy of an order. Events that the copy has are passed over,
+/// so applying twice changes nothing.
+pub fn fold_copy(
+    mut copy: Option<OrderRecord>,
+    order_id: OrderId,
+    events: &[Event],
+) -> Result<Option<OrderRecord>, CopyError> {
+    for event in events {
+        let have = copy.as_ref().map_or(0, |record| record.version);
+        if event.seq <= have {
+            continue;
+        }
+        if event.seq != have + 1 {
+            return Err(CopyError::Gap { have, got: event.seq });
+        }
+        let previous = copy.as_ref().map_or("", |record| &record.chain_hash);
+        let intact = event.payload_hash == hex::encode(Sha256::digest(event.data.get().as_bytes()))
+            && event.chain_hash == event.expected_chain_hash(order_id, previous);
+        if !intact {
+            return Err(CopyError::Chain(event.seq));
+        }
+        let body = event
+            .body()
+            .map_err(|error| CopyError::Payload { seq: event.seq, why: error.to_string() })?;
+        let order = fold::apply(copy.as_ref().map(|record| &record.order), &body, event.hlc)?;
+        let folded = order.status().as_str();
+        if event.to_status != folded {
+            return Err(CopyError::Status {
+                seq: event.seq,
+                told: event.to_status.clone(),
+                folded,
+            });
+        }
+        copy = Some(OrderRecord {
+            version: event.seq,
+            chain_hash: event.chain_hash.clone(),
+            created_hlc: copy.as_ref().map_or(event.hlc, |record| record.created_hlc),
+            updated_hlc: event.hlc,
+            order,
+        });
+    }
+    Ok(copy)
+}
+
 /// What is wrong with a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChainVerdict {

@@ -9,7 +9,7 @@ mod model;
 pub mod place;
 mod status;
 
-pub use event::{ChainVerdict, Event, EventBody, EventMaker, verify_chain};
+pub use event::{ChainVerdict, CopyError, Event, EventBody, EventMaker, fold_copy, verify_chain};
 pub use model::{
     Address, Allocation, AllocationState, Cancellation, Line, Order, OrderRecord, Payment,
     PaymentState,

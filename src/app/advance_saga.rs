@@ -1,0 +1,160 @@
+//! What a saga's step found out becomes part of the order: confirmed, undone, or asked again later.
+
+use crate::domain::inventory::StockDelta;
+use crate::domain::order::{
+    AllocationState, Cancellation, EventBody, EventMaker, OrderRecord, OrderStatus, PaymentState,
+};
+use crate::ports::Needs;
+use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
+use crate::types::{OrderId, PaymentId, SagaId, StockKey};
+
+use super::{Command, Workspace};
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advance {
+    /// All money is held, with the provider's references.
+    Confirm(Vec<(PaymentId, String)>),
+    /// Money that is or may be held must be voided before the units are given back.
+    BeginCompensation(CompensationReason),
+    /// Nothing is held any more: give back the units and cancel.
+    FinishCompensation(CompensationReason),
+    /// The provider has not decided: later again.
+    AskAgain {
+        /// What it said.
+        found: String,
+        /// When.
+        due_at_ms: u64,
+    },
+}
+
+/// Advances a saga.
+pub struct AdvanceSaga {
+    /// Which.
+    pub saga_id: SagaId,
+    /// Its order.
+    pub order_id: OrderId,
+    /// The version the finding rests on: a worker that was overtaken changes nothing.
+    pub version: u64,
+    /// What is to be done.
+    pub advance: Advance,
+}
+
+/// The saga and the order as they are now. `None` when another worker was faster.
+pub(super) type Advanced = Option<(SagaRecord, OrderRecord)>;
+
+impl Command for AdvanceSaga {
+    type Answer = Advanced;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.sagas.insert(self.saga_id);
+        needs.orders.insert(self.order_id);
+    }
+
+    fn decide(&self, workspace: &mut Workspace<'_>) -> Advanced {
+        let mut saga = workspace.saga(self.saga_id)?.clone();
+        let order = workspace.view.orders.get(&self.order_id)?.clone();
+        if saga.version != self.version {
+            return saga.state.is_over().then_some((saga, order));
+        }
+        let now_ms = workspace.now_ms;
+        let record = match &self.advance {
+            Advance::Confirm(references) => {
+                saga.note(Step::Authorize, "authorized", now_ms);
+                saga.note(Step::Confirm, "confirmed", now_ms);
+                saga.state = SagaState::Completed;
+                saga.step = Step::Confirm;
+                confirm(workspace, &order, references)
+            }
+            Advance::BeginCompensation(reason) => {
+                saga.note(Step::Authorize, reason.code(), now_ms);
+                saga.state = SagaState::Compensating;
+                saga.step = Step::Void;
+                saga.attempts = 0;
+                saga.reason = Some(reason.clone());
+                order
+            }
+            Advance::FinishCompensation(reason) => {
+                let undone = if saga.state == SagaState::Compensating {
+                    Step::Void
+                } else {
+                    Step::Authorize
+                };
+                let result = if undone == Step::Void { "nothing held" } else { reason.code() };
+                saga.note(undone, result, now_ms);
+                saga.note(Step::Cancel, "units given back", now_ms);
+                saga.state = SagaState::Compensated;
+                saga.step = Step::Cancel;
+                saga.reason = Some(reason.clone());
+                cancel(workspace, &order, reason)
+            }
+            Advance::AskAgain { found, due_at_ms } => {
+                saga.note(saga.step, found.as_str(), now_ms);
+                saga.attempts += 1;
+                saga.due_at_ms = *due_at_ms;
+                order
+            }
+        };
+        Some((workspace.write_saga(saga), record))
+    }
+}
+
+fn confirm(
+    workspace: &mut Workspace<'_>,
+    order: &OrderRecord,
+    references: &[(PaymentId, String)],
+) -> OrderRecord {
+    if order.order.status() == OrderStatus::Cancelled {
+        return order.clone();
+    }
+    let mut made = workspace.change_order(Some(order.order.id));
+    for (payment_id, reference) in references {
+        let event =
+            EventBody::PaymentAuthorized { payment_id: *payment_id, reference: reference.clone() };
+        push(workspace, &mut made, &event);
+    }
+    push(workspace, &mut made, &EventBody::Confirmed {});
+    workspace.write_order(made, None)
+}
+
+/// Cancels an order whose money is settled, and gives its units back, each hold once (I-03).
+pub(super) fn cancel(
+    workspace: &mut Workspace<'_>,
+    order: &OrderRecord,
+    reason: &CompensationReason,
+) -> OrderRecord {
+    if order.order.status() == OrderStatus::Cancelled {
+        return order.clone();
+    }
+    for line in &order.order.lines {
+        let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
+        for allocation in held {
+            let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
+            let released = u64::from(allocation.quantity);
+            workspace.change_stock(key, StockDelta { released, ..StockDelta::default() });
+        }
+    }
+    let mut made = workspace.change_order(Some(order.order.id));
+    let cancellation = Cancellation { code: reason.code().to_owned(), detail: reason.detail() };
+    push(workspace, &mut made, &EventBody::Cancelled(cancellation));
+    for payment in
+        order.order.payments.iter().filter(|payment| payment.state != PaymentState::Voided)
+    {
+        let payment_id = payment.id;
+        let event = match reason {
+            CompensationReason::PaymentDeclined { code } => {
+                EventBody::PaymentDeclined { payment_id, code: code.clone() }
+            }
+            CompensationReason::FraudRejected
+            | CompensationReason::PaymentUnavailable
+            | CompensationReason::Duplicate => EventBody::PaymentVoided { payment_id },
+        };
+        push(workspace, &mut made, &event);
+    }
+    workspace.write_order(made, None)
+}
+
+fn push(workspace: &mut Workspace<'_>, made: &mut EventMaker, event: &EventBody) {
+    let stamp = workspace.tick();
+    made.push(stamp, event).expect("the state was checked before the event was chosen");
+}

@@ -1,0 +1,229 @@
+//! Stock on the shelf: adjustments that can't take away what is promised, and the view of a SKU.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::idempotency::{IntentKey, IntentRecord, StoredAnswer};
+use crate::domain::inventory::StockDelta;
+use crate::escrow::Ledger;
+use crate::ports::Needs;
+use crate::ports::store::KnownRow;
+use crate::types::{Epoch, NodeId, RegionId, Sku, StockKey};
+
+use super::{Command, Workspace};
+
+/// What is to change at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adjustment {
+    /// So many more, or less.
+    By(i64),
+    /// A stocktake found so many; the number on hand that it was compared with.
+    To {
+        /// Counted.
+        counted: u64,
+        /// On the books when the command was made.
+        on_hand: u64,
+    },
+}
+
+/// Changes what is on the shelf at a node of this region.
+pub struct AdjustStock {
+    /// What and where.
+    pub key: StockKey,
+    /// What is to change.
+    pub adjustment: Adjustment,
+    /// `receipt`, `shrinkage`, `stocktake` or `return`; for the books.
+    pub reason: String,
+    /// Who asks, under which key, and the hash of the body.
+    pub intent: Option<(IntentKey, String)>,
+}
+
+/// An adjustment that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjusted {
+    /// What.
+    pub sku: Sku,
+    /// Where.
+    pub node: NodeId,
+    /// By how much.
+    pub delta: i64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdjustOutcome {
+    /// Made.
+    Done(Adjusted),
+    /// The same request was carried out before.
+    Replayed(Adjusted),
+    /// The key was used for another request.
+    KeyReused,
+    /// The catalogue has no such SKU.
+    UnknownSku,
+    /// There is no such node.
+    UnknownNode,
+    /// The node belongs to another region, which must be asked.
+    OtherRegion(RegionId),
+    /// Stock that is promised can't be taken away.
+    Promised {
+        /// To be taken.
+        wanted: u64,
+        /// What could be, under the rights held here.
+        removable: u64,
+    },
+    /// More than the books can hold.
+    TooLarge,
+}
+
+/// The most units at one node: far above any warehouse, far below what overflows a sum of many.
+pub(super) const ON_HAND_MAX: u64 = 1_000_000_000_000;
+
+impl Command for AdjustStock {
+    type Answer = AdjustOutcome;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.skus.insert(self.key.sku.clone());
+        needs.nodes.insert(self.key.node.clone());
+        needs.intents.extend(self.intent.iter().map(|(intent, _)| intent.clone()));
+    }
+
+    fn decide(&self, workspace: &mut Workspace<'_>) -> AdjustOutcome {
+        if let Some(known) = self.known(workspace) {
+            return known;
+        }
+        let Some(node) = workspace.view.nodes.get(&self.key.node) else {
+            return AdjustOutcome::UnknownNode;
+        };
+        if node.region != workspace.region.id {
+            return AdjustOutcome::OtherRegion(node.region);
+        }
+        if !workspace.view.products.contains_key(&self.key.sku) {
+            return AdjustOutcome::UnknownSku;
+        }
+        let delta = match self.adjustment {
+            Adjustment::By(delta) => Some(delta),
+            Adjustment::To { counted, on_hand } => {
+                i64::try_from(counted).ok().zip(i64::try_from(on_hand).ok()).map(|(c, o)| c - o)
+            }
+        };
+        let Some(delta) = delta.filter(|delta| delta.unsigned_abs() <= ON_HAND_MAX) else {
+            return AdjustOutcome::TooLarge;
+        };
+        let units = delta.unsigned_abs();
+        if delta < 0 {
+            let removable = workspace.view.stock.at(&self.key);
+            if removable < units {
+                return AdjustOutcome::Promised { wanted: units, removable };
+            }
+            workspace.view.stock.take(&self.key, units);
+        }
+        let change = if delta < 0 {
+            StockDelta { withdrawn: units, ..StockDelta::default() }
+        } else {
+            StockDelta { received: units, ..StockDelta::default() }
+        };
+        if delta != 0 {
+            workspace.change_stock(self.key.clone(), change);
+        }
+        let StockKey { sku, node } = self.key.clone();
+        let adjusted = Adjusted { sku, node, delta, reason: self.reason.clone() };
+        self.keep(workspace, &adjusted);
+        AdjustOutcome::Done(adjusted)
+    }
+}
+
+impl AdjustStock {
+    fn known(&self, workspace: &Workspace<'_>) -> Option<AdjustOutcome> {
+        let (intent, body_hash) = self.intent.as_ref()?;
+        let record = workspace.view.intents.get(intent)?.first()?;
+        Some(match &record.answer {
+            Some(StoredAnswer::Done(value)) if record.body_hash == *body_hash => {
+                match serde_json::from_value(value.clone()) {
+                    Ok(adjusted) => AdjustOutcome::Replayed(adjusted),
+                    Err(_) => AdjustOutcome::KeyReused,
+                }
+            }
+            _ => AdjustOutcome::KeyReused,
+        })
+    }
+
+    fn keep(&self, workspace: &mut Workspace<'_>, adjusted: &Adjusted) {
+        let Some((intent, body_hash)) = &self.intent else { return };
+        let answer = serde_json::to_value(adjusted).expect("our own type always serializes");
+        let record = IntentRecord {
+            intent: intent.clone(),
+            region: workspace.region.id,
+            body_hash: body_hash.clone(),
+            order_id: None,
+            answer: Some(StoredAnswer::Done(answer)),
+            first_at_ms: workspace.now_ms,
+        };
+        workspace.write_intent(record);
+    }
+}
+
+/// A SKU as this region knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InventoryView {
+    /// By node.
+    pub nodes: BTreeMap<NodeId, NodeView>,
+    /// By region, over all nodes.
+    pub regions: BTreeMap<RegionId, RegionView>,
+    /// What this region may sell without asking.
+    pub available_here: u64,
+}
+
+/// A SKU at one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Units on the shelf.
+    pub on_hand: u64,
+    /// Of which promised to orders.
+    pub reserved: u64,
+    /// Of which nobody was promised any.
+    pub available: u64,
+}
+
+/// A SKU in one region's ledger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RegionView {
+    /// Spendable there now.
+    pub rights: u64,
+    /// Promised by that region, what was given back taken off.
+    pub spent: u64,
+    /// The most it may have sold.
+    pub ceiling: u64,
+}
+
+/// Sums up the rows of one SKU.
+pub fn inventory_view(own: RegionId, epoch: Epoch, rows: Vec<KnownRow>) -> InventoryView {
+    let mut by_node: BTreeMap<NodeId, BTreeMap<RegionId, KnownRow>> = BTreeMap::new();
+    for row in rows {
+        by_node.entry(row.key.node.clone()).or_default().insert(row.owner, row);
+    }
+    let mut view = InventoryView::default();
+    for (node, rows) in by_node {
+        let active = rows.get(&own).map_or(0, |row| row.active);
+        let cells: BTreeMap<_, _> = rows.into_iter().map(|(owner, row)| (owner, row.row)).collect();
+        let owners: Vec<RegionId> = cells.keys().copied().collect();
+        let received: u64 = cells.values().map(|row| row.received).sum();
+        let withdrawn: u64 = cells.values().map(|row| row.withdrawn).sum();
+        let reserved: u64 = cells.values().map(|row| row.spent - row.released).sum();
+        let ledger = Ledger::from_rows(own, epoch, cells, active);
+        for owner in owners {
+            let row = ledger.rows().get(&owner).expect("just given");
+            let region = view.regions.entry(owner).or_default();
+            region.rights += ledger.inflow(owner).saturating_sub(ledger.outflow(owner));
+            region.spent += row.spent - row.released;
+            region.ceiling += ledger.inflow(owner);
+        }
+        view.available_here += active.saturating_sub(ledger.outflow(own));
+        let on_hand = received.saturating_sub(withdrawn);
+        let available = on_hand.saturating_sub(reserved);
+        view.nodes.insert(node, NodeView { on_hand, reserved, available });
+    }
+    view
+}

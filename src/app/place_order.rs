@@ -1,0 +1,229 @@
+//! Placing an order: the intent is looked up, the decision is made and committed, the saga goes on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::idempotency::{IntentRecord, StockRefusal, StoredAnswer};
+use crate::domain::inventory::{Shortage, StockDelta};
+use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
+use crate::domain::order::{EventBody, OrderRecord};
+use crate::ports::{Needs, RightsSource};
+use crate::saga::{SagaRecord, SagaState, Step};
+use crate::types::{OrderId, SagaId, Sku, StockKey};
+
+use super::{Command, Region, Workspace, WriteError, Writer};
+
+/// How often an order is decided again after rights came in. Others of this region may be faster to use
+/// them; a shopper who lost that often is told so.
+const GRANT_ROUNDS_MAX: u32 = 16;
+
+/// Places an order.
+pub struct PlaceOrder {
+    /// What is asked for.
+    pub request: PlaceRequest,
+    /// Hex SHA-256 of the request.
+    pub body_hash: String,
+    /// The id it will have: chosen beforehand, so that a decision made twice is recognized.
+    pub order_id: OrderId,
+    /// How long the saga belongs to this process.
+    pub saga_lease_ms: u64,
+    /// Peers have been asked: a shortage is final and is kept as this intent's answer. By SKU what
+    /// others hold.
+    pub last_word: Option<BTreeMap<Sku, u64>>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub enum PlaceOutcome {
+    /// Taken: durable, units held, its saga is to be run.
+    Placed(Box<OrderRecord>, Box<SagaRecord>),
+    /// This intent, or this channel reference, has its order already.
+    Replayed(Box<OrderRecord>),
+    /// This intent was refused before, or is now.
+    OutOfStock {
+        /// Why.
+        refusals: Vec<StockRefusal>,
+        /// It was refused before.
+        replayed: bool,
+    },
+    /// Another region took this intent; the copy of its order, if it has arrived.
+    Elsewhere(IntentRecord, Option<Box<OrderRecord>>),
+    /// The key was used for another request.
+    KeyReused,
+    /// The rights held here don't suffice: ask the peers.
+    Short(Vec<Shortage>),
+    /// The request can't be an order.
+    Rejected(PlaceRejection),
+    /// This region takes no new orders.
+    Draining,
+}
+
+impl Command for PlaceOrder {
+    type Answer = PlaceOutcome;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.intents.insert(self.request.intent.clone());
+        needs.skus.extend(self.request.lines.iter().map(|line| line.sku.clone()));
+        if let Some(reference) = self.channel_ref() {
+            needs.channel_refs.insert(reference);
+        }
+    }
+
+    fn decide(&self, workspace: &mut Workspace<'_>) -> PlaceOutcome {
+        if let Some(known) = self.known_intent(workspace) {
+            return known;
+        }
+        let same_ref = self.channel_ref().and_then(|key| workspace.view.channel_refs.get(&key));
+        if let Some(record) = same_ref.and_then(|id| workspace.view.orders.get(id)) {
+            return PlaceOutcome::Replayed(Box::new(record.clone()));
+        }
+        if workspace.region.is_draining() {
+            return PlaceOutcome::Draining;
+        }
+        let region = workspace.region;
+        let mut fresh = || region.ids.uuid();
+        let mut context = PlaceContext {
+            region: region.id,
+            now_ms: workspace.now_ms,
+            order_id: self.order_id,
+            fresh: &mut fresh,
+        };
+        let view = &mut workspace.view;
+        match place::decide(&self.request, &view.products, &mut view.stock, &mut context) {
+            Ok((order, payments)) => self.take(workspace, order, payments),
+            Err(PlaceRejection::InsufficientStock(short)) => self.refuse(workspace, short),
+            Err(rejection) => PlaceOutcome::Rejected(rejection),
+        }
+    }
+}
+
+impl PlaceOrder {
+    fn channel_ref(&self) -> Option<(String, String)> {
+        let reference = self.request.channel_order_ref.clone()?;
+        Some((self.request.channel.clone(), reference))
+    }
+
+    fn known_intent(&self, workspace: &Workspace<'_>) -> Option<PlaceOutcome> {
+        let records = workspace.view.intents.get(&self.request.intent)?;
+        let own = records.iter().find(|record| record.region == workspace.region.id);
+        let record = own.or_else(|| records.first())?;
+        if record.body_hash != self.body_hash {
+            return Some(PlaceOutcome::KeyReused);
+        }
+        let order = record.order_id.and_then(|id| workspace.view.orders.get(&id)).cloned();
+        if own.is_none() {
+            return Some(PlaceOutcome::Elsewhere(record.clone(), order.map(Box::new)));
+        }
+        match (&record.answer, order) {
+            (Some(StoredAnswer::InsufficientStock(refusals)), _) => {
+                Some(PlaceOutcome::OutOfStock { refusals: refusals.clone(), replayed: true })
+            }
+            // Our own commit, whose outcome was not known.
+            (_, Some(order)) if order.order.id == self.order_id => {
+                let mut sagas = workspace.view.sagas.values();
+                let saga = sagas.find(|saga| saga.order_id == self.order_id).cloned();
+                Some(match saga {
+                    Some(saga) => PlaceOutcome::Placed(Box::new(order), Box::new(saga)),
+                    None => PlaceOutcome::Replayed(Box::new(order)),
+                })
+            }
+            (_, Some(order)) => Some(PlaceOutcome::Replayed(Box::new(order))),
+            (_, None) => Some(PlaceOutcome::KeyReused),
+        }
+    }
+
+    fn take(
+        &self,
+        workspace: &mut Workspace<'_>,
+        order: crate::domain::order::Order,
+        payments: Vec<place::PaymentIntent>,
+    ) -> PlaceOutcome {
+        for line in &order.lines {
+            for allocation in &line.allocations {
+                let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
+                let spent = u64::from(allocation.quantity);
+                workspace.change_stock(key, StockDelta { spent, ..StockDelta::default() });
+            }
+        }
+        let now_ms = workspace.now_ms;
+        let mut saga = SagaRecord {
+            id: SagaId(workspace.region.ids.uuid()),
+            order_id: order.id,
+            state: SagaState::Running,
+            step: Step::Authorize,
+            attempts: 0,
+            log: Vec::new(),
+            payments,
+            reason: None,
+            created_at_ms: now_ms,
+            updated_at_ms: now_ms,
+            due_at_ms: now_ms + self.saga_lease_ms,
+            version: 0,
+        };
+        saga.note(Step::Reserve, "units held", now_ms);
+        let intent = IntentRecord {
+            intent: self.request.intent.clone(),
+            region: workspace.region.id,
+            body_hash: self.body_hash.clone(),
+            order_id: Some(order.id),
+            answer: None,
+            first_at_ms: now_ms,
+        };
+        if let Some(reference) = self.channel_ref() {
+            workspace.view.channel_refs.insert(reference, order.id);
+        }
+        let mut made = workspace.change_order(None);
+        let stamp = workspace.tick();
+        made.push(stamp, &EventBody::Placed(Box::new(order)))
+            .expect("the first event is a placement");
+        let record = workspace.write_order(made, Some(intent));
+        let saga = workspace.write_saga(saga);
+        PlaceOutcome::Placed(Box::new(record), Box::new(saga))
+    }
+
+    fn refuse(&self, workspace: &mut Workspace<'_>, short: Vec<Shortage>) -> PlaceOutcome {
+        let Some(elsewhere) = &self.last_word else { return PlaceOutcome::Short(short) };
+        let refusals: Vec<StockRefusal> = short
+            .into_iter()
+            .map(|short| StockRefusal {
+                available_elsewhere: elsewhere.get(&short.sku).copied().unwrap_or(0),
+                sku: short.sku,
+                wanted: short.wanted,
+                available_here: short.available_here,
+            })
+            .collect();
+        workspace.write_intent(IntentRecord {
+            intent: self.request.intent.clone(),
+            region: workspace.region.id,
+            body_hash: self.body_hash.clone(),
+            order_id: None,
+            answer: Some(StoredAnswer::InsufficientStock(refusals.clone())),
+            first_at_ms: workspace.now_ms,
+        });
+        PlaceOutcome::OutOfStock { refusals, replayed: false }
+    }
+}
+
+/// Places an order, asking the peers for rights when those held here don't suffice. `prepare` makes the
+/// command for an order id.
+pub async fn place_order(
+    writer: &Writer,
+    region: &Region,
+    rights: &dyn RightsSource,
+    grant_wait: Duration,
+    mut prepare: impl FnMut(Option<BTreeMap<Sku, u64>>) -> PlaceOrder,
+) -> Result<PlaceOutcome, WriteError> {
+    let started_ms = region.clock.monotonic_ms();
+    let mut last_word = None;
+    for round in 1.. {
+        let (outcome, _) = writer.submit(prepare(last_word.take())).await?;
+        let PlaceOutcome::Short(short) = outcome else { return Ok(outcome) };
+        let waited = Duration::from_millis(region.clock.monotonic_ms() - started_ms);
+        let patience = grant_wait.saturating_sub(waited);
+        let obtained = rights.obtain(&short, patience).await;
+        if !obtained.gained || round >= GRANT_ROUNDS_MAX {
+            last_word = Some(obtained.elsewhere);
+        }
+    }
+    unreachable!("the loop ends by returning: a command with the last word is never short")
+}

@@ -1,0 +1,82 @@
+//! Who this process is, and the stamps it makes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::ports::{Clock, Ids};
+use crate::types::{ClockDrift, Epoch, Hlc, HlcTimestamp, OrderId, RegionId, RegionNumber};
+
+/// This region, as every use case needs it.
+pub struct Region {
+    /// Its name.
+    pub id: RegionId,
+    /// Stands in the ids of its orders.
+    pub number: RegionNumber,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Every region's number, this one's included.
+    pub numbers: BTreeMap<RegionId, RegionNumber>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Fresh ids.
+    pub ids: Arc<dyn Ids>,
+    hlc: Mutex<Hlc>,
+    draining: AtomicBool,
+}
+
+impl Region {
+    /// `floor` is the highest stamp that this region's database holds.
+    pub fn new(
+        id: RegionId,
+        numbers: BTreeMap<RegionId, RegionNumber>,
+        epoch: Epoch,
+        floor: HlcTimestamp,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Self {
+        let number = *numbers.get(&id).expect("a region is one of its deployment's");
+        let floor = HlcTimestamp { region: id, ..floor };
+        Self {
+            id,
+            number,
+            epoch,
+            numbers,
+            clock,
+            ids,
+            hlc: Mutex::new(Hlc::starting_after(floor)),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The next stamp.
+    pub fn tick(&self) -> HlcTimestamp {
+        self.hlc.lock().expect("no panic while held").tick(self.clock.wall_ms())
+    }
+
+    /// Takes a peer's stamp into account.
+    pub fn observe(&self, seen: HlcTimestamp) -> Result<(), ClockDrift> {
+        self.hlc.lock().expect("no panic while held").observe(seen, self.clock.wall_ms())
+    }
+
+    /// A fresh id of an order whose home is here.
+    pub fn order_id(&self) -> OrderId {
+        OrderId::new(self.ids.uuid(), self.number)
+    }
+
+    /// The home of an order, read from its id; `None` for an id that no region of this deployment made.
+    pub fn home_of(&self, order: OrderId) -> Option<RegionId> {
+        let home = order.home()?;
+        self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
+    }
+
+    /// No new orders are taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Stops or resumes taking new orders.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+}

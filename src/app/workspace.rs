@@ -1,0 +1,116 @@
+//! Where a group of commands decides: what was loaded, what has been decided so far, and the stamps.
+
+use crate::domain::idempotency::IntentRecord;
+use crate::domain::inventory::StockDelta;
+use crate::domain::order::{EventMaker, OrderRecord};
+use crate::ports::store::{OrderWrite, SagaWrite};
+use crate::ports::{ChangeSet, Needs, View};
+use crate::saga::SagaRecord;
+use crate::types::{HlcTimestamp, OrderId, SagaId, StockKey};
+
+use super::Region;
+
+/// A write: says what it needs, decides on it. May decide several times when others were faster, so it
+/// must leave nothing but its changes in the workspace.
+pub trait Command: Send {
+    /// What it answers. Sent to the caller only once its changes are durable.
+    type Answer: Send;
+
+    /// Adds what it wants to see.
+    fn needs(&self, needs: &mut Needs);
+
+    /// Decides.
+    fn decide(&self, workspace: &mut Workspace<'_>) -> Self::Answer;
+}
+
+/// One group's view and changes.
+pub struct Workspace<'a> {
+    /// What was loaded, as the commands of this group have left it.
+    pub view: View,
+    /// What is to be written.
+    pub changes: ChangeSet,
+    /// Who decides.
+    pub region: &'a Region,
+    /// Wall time of the group.
+    pub now_ms: u64,
+    last_stamp: Option<HlcTimestamp>,
+}
+
+impl<'a> Workspace<'a> {
+    /// Begins a group.
+    pub fn new(view: View, region: &'a Region) -> Self {
+        let now_ms = region.clock.wall_ms();
+        Self { view, changes: ChangeSet::default(), region, now_ms, last_stamp: None }
+    }
+
+    /// The next stamp.
+    pub fn tick(&mut self) -> HlcTimestamp {
+        let stamp = self.region.tick();
+        self.last_stamp = Some(stamp);
+        stamp
+    }
+
+    /// The last stamp of the group; a fresh one if it made none.
+    pub fn last_stamp(&mut self) -> HlcTimestamp {
+        match self.last_stamp {
+            Some(stamp) => stamp,
+            None => self.tick(),
+        }
+    }
+
+    /// Begins to change an order: `None` makes a new one.
+    pub fn change_order(&self, id: Option<OrderId>) -> EventMaker {
+        let record = id.and_then(|id| self.view.orders.get(&id)).cloned();
+        EventMaker::new(self.region.id, self.region.epoch, record)
+    }
+
+    /// Keeps what an [`EventMaker`] made.
+    pub fn write_order(&mut self, made: EventMaker, intent: Option<IntentRecord>) -> OrderRecord {
+        let (record, events) = made.finish();
+        let id = record.order.id;
+        let before = self.view.orders.insert(id, record.clone());
+        let write = self.changes.orders.entry(id).or_insert_with(|| OrderWrite {
+            record: record.clone(),
+            expected_version: before.map_or(0, |before| before.version),
+            events: Vec::new(),
+            intent: None,
+        });
+        write.record = record.clone();
+        write.events.extend(events);
+        if let Some(intent) = intent {
+            self.write_intent(intent.clone());
+            self.changes.orders.get_mut(&id).expect("just written").intent = Some(intent);
+        }
+        record
+    }
+
+    /// Keeps a saga.
+    pub fn write_saga(&mut self, mut record: SagaRecord) -> SagaRecord {
+        let before = self.view.sagas.get(&record.id).map_or(0, |before| before.version);
+        record.version = before + 1;
+        self.view.sagas.insert(record.id, record.clone());
+        let write = self
+            .changes
+            .sagas
+            .entry(record.id)
+            .or_insert_with(|| SagaWrite { record: record.clone(), expected_version: before });
+        write.record = record.clone();
+        record
+    }
+
+    /// A stored saga.
+    pub fn saga(&self, id: SagaId) -> Option<&SagaRecord> {
+        self.view.sagas.get(&id)
+    }
+
+    /// Keeps an intent.
+    pub fn write_intent(&mut self, intent: IntentRecord) {
+        self.view.intents.entry(intent.intent.clone()).or_default().push(intent.clone());
+        self.changes.intents.push(intent);
+    }
+
+    /// Adds a change of an own rights row.
+    pub fn change_stock(&mut self, key: StockKey, delta: StockDelta) {
+        self.changes.stock.entry(key).or_default().add(delta);
+    }
+}

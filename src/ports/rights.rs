@@ -1,0 +1,27 @@
+//! Rights of other regions, asked for when a refusal could be avoided.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::inventory::Shortage;
+use crate::types::Sku;
+
+/// What asking the peers brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obtained {
+    /// Rights came in, here or at the same time for somebody else of this region: decide again.
+    pub gained: bool,
+    /// By SKU: what other regions still hold as far as is known, for the refusal's text.
+    pub elsewhere: BTreeMap<Sku, u64>,
+}
+
+/// Asks peers for rights.
+#[async_trait]
+pub trait RightsSource: Send + Sync {
+    /// Asks for what is missing and waits for it at most `patience`. Answers `gained: false` only when
+    /// every reachable peer has answered that nothing is left, or the time is up. Rights that arrive are
+    /// in this region's rows before it answers.
+    async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained;
+}
