@@ -18,15 +18,21 @@
 //! the time of its answer would have been granted, and one that had left it stands in its row as a
 //! grant to somebody who is then asked in turn.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{Ledger, MergeError, Row};
-use crate::types::RegionId;
+use crate::types::{Epoch, NodeId, RegionId};
 
-/// The state of one search for units of one key.
+/// All rows of a SKU, by node and owner.
+pub type SkuRows = BTreeMap<NodeId, BTreeMap<RegionId, Row>>;
+
+/// The state of one search for units of one SKU, at whatever node they are.
 #[derive(Debug, Clone)]
 pub struct Asking {
-    ledger: Ledger,
+    own: RegionId,
+    epoch: Epoch,
+    ledgers: BTreeMap<NodeId, Ledger>,
     inflow_at_start: u64,
     need: u64,
     want: u64,
@@ -37,12 +43,23 @@ pub struct Asking {
 enum Peer {
     /// Not asked yet.
     Fresh,
-    /// Asked, while `inflow` had flowed to it as far as we knew; its answer is awaited.
-    Asked { inflow: u64 },
+    /// Asked for `need`, while `inflow` had flowed to it as far as we knew; its answer is awaited.
+    Asked { inflow: u64, need: u64 },
     /// Answered, and knew then that `inflow` had flowed to it.
-    Answered { inflow: u64, busy: bool },
+    Answered { inflow: u64, left: Left },
     /// Does not answer: what it holds can't be had.
     Silent,
+}
+
+/// What an answer says of what is left at its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It gave all that was asked for: there may be more.
+    More,
+    /// It gave less than that: there is none.
+    Nothing,
+    /// It kept units for orders of its own: there may be some in a moment.
+    Busy,
 }
 
 /// A request to send.
@@ -55,7 +72,7 @@ pub struct Request {
     /// Units that would be welcome, `need` included.
     pub want: u64,
     /// All rows known here, so that the giver learns of credit that is still under way to it.
-    pub rows: BTreeMap<RegionId, Row>,
+    pub rows: SkuRows,
 }
 
 /// What to do next.
@@ -76,28 +93,38 @@ pub enum Step {
 }
 
 impl Asking {
-    /// Begins to look for `need` units, or better `want`, at the `reachable` peers.
+    /// Begins to look for `need` units, or better `want`, at the `reachable` peers. `ledgers` holds
+    /// what is known of the SKU in region `own`, by node.
     pub fn new(
-        ledger: Ledger,
+        own: RegionId,
+        epoch: Epoch,
+        ledgers: BTreeMap<NodeId, Ledger>,
         need: u64,
         want: u64,
         reachable: impl IntoIterator<Item = RegionId>,
     ) -> Self {
-        let own = ledger.own();
         let others = reachable.into_iter().filter(|&peer| peer != own);
         let peers = others.map(|peer| (peer, Peer::Fresh)).collect();
-        let inflow_at_start = ledger.inflow(own);
-        Self { ledger, inflow_at_start, need, want: want.max(need), peers }
+        let want = want.max(need);
+        let mut asking = Self { own, epoch, ledgers, inflow_at_start: 0, need, want, peers };
+        asking.inflow_at_start = asking.inflow(own);
+        asking
+    }
+
+    /// More orders wait for the same SKU.
+    pub fn need_more(&mut self, units: u64) {
+        self.need = self.need.saturating_add(units);
+        self.want = self.want.saturating_add(units);
     }
 
     /// How many units have arrived since the beginning, whoever sent them.
     pub fn obtained(&self) -> u64 {
-        self.ledger.inflow(self.ledger.own()) - self.inflow_at_start
+        self.inflow(self.own) - self.inflow_at_start
     }
 
-    /// The rows as merged so far.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    /// What a region may still sell over all nodes, by the rows merged so far.
+    pub fn rights(&self, region: RegionId) -> u64 {
+        self.ledgers.values().map(|ledger| ledger.rights(region)).fold(0, u64::saturating_add)
     }
 
     /// What to do now.
@@ -110,7 +137,7 @@ impl Asking {
             .peers
             .iter()
             .filter(|(_, peer)| matches!(peer, Peer::Asked { .. }))
-            .map(|(&region, _)| self.ledger.rights(region))
+            .map(|(&region, _)| self.rights(region))
             .fold(0, u64::saturating_add);
         let chosen = self.choose(missing.saturating_sub(under_way));
         if !chosen.is_empty() {
@@ -120,28 +147,43 @@ impl Asking {
             return Step::Wait;
         }
         let busy = |(&region, peer): (&RegionId, &Peer)| {
-            matches!(peer, Peer::Answered { busy: true, .. }) && self.ledger.rights(region) > 0
+            matches!(peer, Peer::Answered { left: Left::Busy, .. }) && self.rights(region) > 0
         };
         if self.peers.iter().any(busy) { Step::Pause } else { Step::Exhausted }
     }
 
-    /// A peer answered: the rows it knows, and whether it kept units for orders of its own.
+    /// A peer answered: the rows it knows, what it granted, and whether it kept units for orders of
+    /// its own.
     pub fn answered(
         &mut self,
         from: RegionId,
-        rows: BTreeMap<RegionId, Row>,
+        rows: &SkuRows,
+        granted: u64,
         busy: bool,
     ) -> Result<(), MergeError> {
         if let Some(peer) = self.peers.get_mut(&from)
-            && let Peer::Asked { inflow: told } = *peer
+            && let Peer::Asked { inflow: told, need } = *peer
         {
-            let received = rows.get(&from).map_or(0, |row| row.received);
-            let granted = rows.values().map(|row| row.granted_to(from));
-            let inflow = granted.fold(received, u64::saturating_add).max(told);
-            *peer = Peer::Answered { inflow, busy };
+            let received = |node: &BTreeMap<RegionId, Row>| node.get(&from).map(|row| row.received);
+            let received = rows.values().filter_map(received);
+            let credited = rows.values().flatten().map(|(_, row)| row.granted_to(from));
+            let knew = received.chain(credited).fold(0, u64::saturating_add);
+            let left = match (busy, granted >= need) {
+                (true, _) => Left::Busy,
+                (false, true) => Left::More,
+                (false, false) => Left::Nothing,
+            };
+            *peer = Peer::Answered { inflow: knew.max(told), left };
         }
-        for (owner, row) in rows {
-            self.ledger.merge(owner, row)?;
+        let (own, epoch) = (self.own, self.epoch);
+        for (node, rows) in rows {
+            let fresh = || Ledger::new(own, epoch);
+            let ledger = self.ledgers.entry(node.clone()).or_insert_with(fresh);
+            // This search began with a snapshot. The region sells on meanwhile, and a peer may have
+            // heard of that before: only the database can tell whether its own row is too old.
+            for (&owner, row) in rows.iter().filter(|&(&owner, _)| owner != own) {
+                ledger.merge(owner, row.clone())?;
+            }
         }
         Ok(())
     }
@@ -156,7 +198,7 @@ impl Asking {
     /// The pause is over: busy peers may be asked again.
     pub fn resume(&mut self) {
         for peer in self.peers.values_mut() {
-            if let Peer::Answered { busy: true, .. } = peer {
+            if let Peer::Answered { left: Left::Busy, .. } = peer {
                 *peer = Peer::Fresh;
             }
         }
@@ -173,9 +215,9 @@ impl Asking {
             .peers
             .iter()
             .filter(|(region, peer)| self.may_have_more(**region, **peer))
-            .map(|(&region, _)| (self.ledger.rights(region), region))
+            .map(|(&region, _)| (self.rights(region), region))
             .collect();
-        candidates.sort_by_key(|&(rights, region)| (std::cmp::Reverse(rights), region));
+        candidates.sort_by_key(|&(rights, region)| (Reverse(rights), region));
         let mut believed: u64 = 0;
         let mut chosen = Vec::new();
         for (rights, region) in candidates {
@@ -191,24 +233,30 @@ impl Asking {
     fn may_have_more(&self, region: RegionId, peer: Peer) -> bool {
         match peer {
             Peer::Fresh => true,
-            Peer::Answered { inflow, .. } => {
-                self.ledger.inflow(region) > inflow && self.ledger.rights(region) > 0
+            Peer::Answered { inflow, left } => {
+                let credited = self.inflow(region) > inflow;
+                self.rights(region) > 0 && (credited || left == Left::More)
             }
             Peer::Asked { .. } | Peer::Silent => false,
         }
     }
 
     fn request(&mut self, to: RegionId, need: u64) -> Request {
-        let inflow = self.ledger.inflow(to);
-        self.peers.insert(to, Peer::Asked { inflow });
+        let inflow = self.inflow(to);
+        self.peers.insert(to, Peer::Asked { inflow, need });
         let want = self.want.saturating_sub(self.obtained()).max(need);
-        Request { to, need, want, rows: self.ledger.rows().clone() }
+        let rows = |(node, ledger): (&NodeId, &Ledger)| (node.clone(), ledger.rows().clone());
+        Request { to, need, want, rows: self.ledgers.iter().map(rows).collect() }
+    }
+
+    fn inflow(&self, region: RegionId) -> u64 {
+        self.ledgers.values().map(|ledger| ledger.inflow(region)).fold(0, u64::saturating_add)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{GiverDemand, decide_grant};
+    use super::super::{GiverDemand, decide_grant, spread};
     use super::*;
     use crate::types::Epoch;
     use proptest::prelude::*;
@@ -219,35 +267,89 @@ mod tests {
         NAMES[index].parse().unwrap()
     }
 
-    /// Regions that know nothing of each other but what moves told them.
-    fn regions(received: &[u64]) -> Vec<Ledger> {
-        let mut ledgers = Vec::new();
+    /// One region's ledgers of the SKU, by node.
+    type Ledgers = BTreeMap<NodeId, Ledger>;
+
+    const NODES: [&str; 2] = ["n", "o"];
+
+    fn node(index: usize) -> NodeId {
+        NODES[index % NODES.len()].parse().unwrap()
+    }
+
+    /// Regions that know nothing of each other but what moves told them. The stock of region `i` is at
+    /// node `i % 2`.
+    fn regions(received: &[u64]) -> Vec<Ledgers> {
+        let mut regions = Vec::new();
         for (index, &units) in received.iter().enumerate() {
-            let mut ledger = Ledger::new(region(index), Epoch::FIRST);
-            ledger.receive(units).unwrap();
-            ledgers.push(ledger);
+            let fresh = || Ledger::new(region(index), Epoch::FIRST);
+            let mut ledgers = Ledgers::from([(node(0), fresh()), (node(1), fresh())]);
+            ledgers.get_mut(&node(index)).unwrap().receive(units).unwrap();
+            regions.push(ledgers);
         }
-        ledgers
+        regions
+    }
+
+    fn rows_of(ledgers: &Ledgers) -> SkuRows {
+        ledgers.iter().map(|(node, ledger)| (node.clone(), ledger.rows().clone())).collect()
+    }
+
+    fn learn(ledgers: &mut Ledgers, rows: &SkuRows) {
+        for (node, rows) in rows {
+            for (&owner, row) in rows {
+                ledgers.get_mut(node).unwrap().merge(owner, row.clone()).unwrap();
+            }
+        }
+    }
+
+    fn give(giver: &mut Ledgers, to: RegionId, units: u64) -> u64 {
+        let held: BTreeMap<NodeId, u64> =
+            giver.iter().map(|(node, ledger)| (node.clone(), ledger.spendable())).collect();
+        let units = units.min(held.values().sum());
+        for (node, units) in spread(units, &held) {
+            giver.get_mut(&node).unwrap().grant(to, units).unwrap();
+        }
+        units
+    }
+
+    fn asking(ledgers: &Ledgers, need: u64, peers: &[usize]) -> Asking {
+        let peers = peers.iter().map(|&peer| region(peer));
+        Asking::new(region(0), Epoch::FIRST, ledgers.clone(), need, need, peers)
     }
 
     /// A giver handles a request: learns, then gives.
-    fn serve(giver: &mut Ledger, asker: RegionId, request: &Request) -> BTreeMap<RegionId, Row> {
-        for (&owner, row) in &request.rows {
-            giver.merge(owner, row.clone()).unwrap();
-        }
-        let grant = decide_grant(giver, asker, request.need, request.want, GiverDemand::default());
-        giver.grant(asker, grant.units).unwrap();
-        giver.rows().clone()
+    fn serve(
+        giver: &mut Ledgers,
+        own: RegionId,
+        asker: RegionId,
+        request: &Request,
+    ) -> (SkuRows, u64) {
+        learn(giver, &request.rows);
+        let held = giver.values().map(Ledger::spendable).sum();
+        let demand = GiverDemand::default();
+        let grant = decide_grant(own, held, asker, request.need, request.want, demand);
+        let granted = give(giver, asker, grant.units);
+        (rows_of(giver), granted)
     }
 
-    /// Drives `asker` to an end while other grants go on between the peers.
-    fn drive(
-        ledgers: &mut [Ledger],
-        need: u64,
-        moves: &[(usize, usize, u64, bool)],
-    ) -> (Step, u64) {
-        let all: Vec<RegionId> = (0..ledgers.len()).map(region).collect();
-        let mut asking = Asking::new(ledgers[0].clone(), need, need, all);
+    /// Grants among the peers of region 0: from, to, units, and whether the receiver is told.
+    type Move = (usize, usize, u64, bool);
+
+    fn apply(world: &mut [Ledgers], &(from, to, units, told): &Move) {
+        let count = world.len() - 1;
+        let (from, to) = (1 + from % count, 1 + to % count);
+        if from != to {
+            let _ = give(&mut world[from], region(to), units);
+            if told {
+                let rows = rows_of(&world[from]);
+                learn(&mut world[to], &rows);
+            }
+        }
+    }
+
+    /// Drives region 0 to an end while other grants go on between its peers.
+    fn drive(world: &mut [Ledgers], need: u64, moves: &[Move]) -> (Step, u64) {
+        let all: Vec<usize> = (0..world.len()).collect();
+        let mut asking = asking(&world[0], need, &all);
         let mut moves = moves.iter();
         let mut in_flight: Vec<Request> = Vec::new();
         for _ in 0..10_000 {
@@ -257,32 +359,26 @@ mod tests {
                 Step::Pause => panic!("nobody is busy here"),
                 end @ (Step::Obtained | Step::Exhausted) => return (end, asking.obtained()),
             }
-            if let Some(&(from, to, units, told)) = moves.next() {
-                let (from, to) = (1 + from % (ledgers.len() - 1), 1 + to % (ledgers.len() - 1));
-                if from != to {
-                    ledgers[from].grant(region(to), units).unwrap();
-                    let row = ledgers[from].own_row().clone();
-                    if told {
-                        ledgers[to].merge(region(from), row).unwrap();
-                    }
-                }
+            if let Some(moved) = moves.next() {
+                apply(world, moved);
             }
             let next = in_flight.remove(0);
             let index = NAMES.iter().position(|&name| name == next.to.as_str()).unwrap();
-            let rows = serve(&mut ledgers[index], region(0), &next);
-            asking.answered(next.to, rows, false).unwrap();
+            let (rows, granted) = serve(&mut world[index], next.to, region(0), &next);
+            asking.answered(next.to, &rows, granted, false).unwrap();
         }
         panic!("asking does not come to an end");
     }
 
     #[test]
     fn the_biggest_believed_surplus_is_asked_first_and_alone_if_it_is_enough() {
-        let mut ledgers = regions(&[0, 5, 9]);
-        let rows: Vec<Row> = ledgers.iter().map(|ledger| ledger.own_row().clone()).collect();
-        ledgers[0].merge(region(1), rows[1].clone()).unwrap();
-        ledgers[0].merge(region(2), rows[2].clone()).unwrap();
+        let mut world = regions(&[0, 5, 9]);
+        for peer in [1, 2] {
+            let rows = rows_of(&world[peer]);
+            learn(&mut world[0], &rows);
+        }
         let asked = |need: u64| {
-            let mut asking = Asking::new(ledgers[0].clone(), need, need, [region(1), region(2)]);
+            let mut asking = asking(&world[0], need, &[1, 2]);
             let Step::Ask(requests) = asking.step() else { panic!("has to ask") };
             assert_eq!(asking.step(), Step::Wait);
             requests.iter().map(|request| request.to).collect::<Vec<_>>()
@@ -293,15 +389,14 @@ mod tests {
 
     #[test]
     fn a_holder_learns_from_the_request_that_it_holds_something() {
-        let mut ledgers = regions(&[0, 1, 0]);
-        ledgers[1].grant(region(2), 1).unwrap();
-        assert_eq!(drive(&mut ledgers, 1, &[]), (Step::Obtained, 1));
+        let mut world = regions(&[0, 1, 0]);
+        give(&mut world[1], region(2), 1);
+        assert_eq!(drive(&mut world, 1, &[]), (Step::Obtained, 1));
     }
 
     #[test]
     fn silent_peers_are_not_waited_for() {
-        let ledgers = regions(&[0, 5, 9]);
-        let mut asking = Asking::new(ledgers[0].clone(), 1, 1, [region(1), region(2)]);
+        let mut asking = asking(&regions(&[0, 5, 9])[0], 1, &[1, 2]);
         assert!(matches!(asking.step(), Step::Ask(requests) if requests.len() == 2));
         asking.silent(region(1));
         assert_eq!(asking.step(), Step::Wait);
@@ -310,16 +405,40 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_peer_is_asked_again_after_a_pause_and_not_once_it_has_sold() {
-        let mut ledgers = regions(&[0, 1]);
-        let mut asking = Asking::new(ledgers[0].clone(), 1, 1, [region(1)]);
+    fn a_region_that_sells_on_during_its_search_does_not_suspect_itself() {
+        let mut world = regions(&[3, 5]);
+        let mut asking = asking(&world[0], 4, &[1]);
         assert!(matches!(asking.step(), Step::Ask(_)));
-        asking.answered(region(1), ledgers[1].rows().clone(), true).unwrap();
+        world[0].get_mut(&node(0)).unwrap().spend(1).unwrap();
+        let rows = rows_of(&world[0]);
+        learn(&mut world[1], &rows);
+        asking.answered(region(1), &rows_of(&world[1]), 0, false).unwrap();
+    }
+
+    #[test]
+    fn orders_that_come_later_are_asked_for_in_the_same_search() {
+        let mut world = regions(&[0, 5]);
+        let mut asking = asking(&world[0], 1, &[1]);
+        let Step::Ask(requests) = asking.step() else { panic!("has to ask") };
+        asking.need_more(2);
+        let (rows, granted) = serve(&mut world[1], region(1), region(0), &requests[0]);
+        asking.answered(region(1), &rows, granted, false).unwrap();
+        assert_eq!(asking.obtained(), 1);
+        let Step::Ask(requests) = asking.step() else { panic!("has to ask for more") };
+        assert_eq!(requests[0].need, 2);
+    }
+
+    #[test]
+    fn a_busy_peer_is_asked_again_after_a_pause_and_not_once_it_has_sold() {
+        let mut world = regions(&[0, 1]);
+        let mut asking = asking(&world[0], 1, &[1]);
+        assert!(matches!(asking.step(), Step::Ask(_)));
+        asking.answered(region(1), &rows_of(&world[1]), 0, true).unwrap();
         assert_eq!(asking.step(), Step::Pause);
         asking.resume();
         assert!(matches!(asking.step(), Step::Ask(_)));
-        ledgers[1].spend(1).unwrap();
-        asking.answered(region(1), ledgers[1].rows().clone(), false).unwrap();
+        world[1].get_mut(&node(1)).unwrap().spend(1).unwrap();
+        asking.answered(region(1), &rows_of(&world[1]), 0, false).unwrap();
         assert_eq!(asking.step(), Step::Exhausted);
     }
 
@@ -333,18 +452,12 @@ mod tests {
             during in prop::collection::vec((0usize..4, 0usize..4, 0u64..3, any::<bool>()), 0..12),
             need in 1u64..14,
         ) {
-            let mut ledgers = regions(&received);
-            let count = ledgers.len() - 1;
-            for &(from, to, units, told) in &before {
-                let (from, to) = (1 + from % count, 1 + to % count);
-                if from != to {
-                    ledgers[from].grant(region(to), units).unwrap();
-                    let row = ledgers[from].own_row().clone();
-                    if told { ledgers[to].merge(region(from), row).unwrap(); }
-                }
+            let mut world = regions(&received);
+            for moved in &before {
+                apply(&mut world, moved);
             }
             let elsewhere: u64 = received[1..].iter().sum();
-            let (end, obtained) = drive(&mut ledgers, need, &during);
+            let (end, obtained) = drive(&mut world, need, &during);
             prop_assert_eq!(end == Step::Obtained, elsewhere >= need);
             prop_assert!(obtained >= need.min(elsewhere));
         }

@@ -10,10 +10,12 @@
 //! With it alone they could both sit on too little and wait for each other; so a giver whose own
 //! orders can't be served by what it holds gives way to every region whose name sorts before its own.
 
-use super::Ledger;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use crate::types::RegionId;
 
-/// The giver's own demand for a key.
+/// The giver's own demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GiverDemand {
     /// Units that orders need which are waiting in the giver's region right now.
@@ -32,17 +34,18 @@ pub struct Grant {
     pub busy: bool,
 }
 
-/// How much to give to `asker`, which needs `need` units now and would like `want` in all.
+/// How much giver `own`, which may spend `spendable`, gives to `asker`, which needs `need` units now
+/// and would like `want` in all.
 pub fn decide_grant(
-    ledger: &Ledger,
+    own: RegionId,
+    spendable: u64,
     asker: RegionId,
     need: u64,
     want: u64,
     demand: GiverDemand,
 ) -> Grant {
-    let spendable = ledger.spendable();
     let serves_itself = spendable >= demand.waiting;
-    let gives_way = !serves_itself && asker < ledger.own();
+    let gives_way = !serves_itself && asker < own;
     let kept = if gives_way { 0 } else { demand.waiting.min(spendable) };
     let free = spendable - kept;
     let needed = need.min(free);
@@ -52,16 +55,40 @@ pub fn decide_grant(
     Grant { units: needed + extra, busy: kept > 0 && needed < need }
 }
 
+/// Spreads a grant over the keys (the nodes of a SKU) that hold the units: the fullest first, so that
+/// as few rows as possible change. `spendable` must add up to `units` at least.
+pub fn spread<K: Ord + Clone>(units: u64, spendable: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let mut fullest_first: Vec<(&K, u64)> =
+        spendable.iter().map(|(key, &held)| (key, held)).collect();
+    fullest_first.sort_by_key(|&(key, held)| (Reverse(held), key));
+    let mut left = units;
+    let mut shares = BTreeMap::new();
+    for (key, held) in fullest_first {
+        let share = left.min(held);
+        if share > 0 {
+            shares.insert(key.clone(), share);
+            left -= share;
+        }
+    }
+    debug_assert_eq!(left, 0, "the caller grants what is spendable");
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Epoch;
     use proptest::prelude::*;
 
-    fn holding(units: u64) -> Ledger {
-        let mut ledger = Ledger::new("m".parse().unwrap(), Epoch::FIRST);
-        ledger.receive(units).unwrap();
-        ledger
+    fn decide(held: u64, asker: &str, need: u64, want: u64, demand: GiverDemand) -> Grant {
+        decide_grant("m".parse().unwrap(), held, asker.parse().unwrap(), need, want, demand)
+    }
+
+    #[test]
+    fn a_grant_comes_from_as_few_keys_as_possible() {
+        let held = BTreeMap::from([("x", 3), ("y", 9), ("z", 5)]);
+        assert_eq!(spread(8, &held), BTreeMap::from([("y", 8)]));
+        assert_eq!(spread(16, &held), BTreeMap::from([("x", 2), ("y", 9), ("z", 5)]));
+        assert_eq!(spread(0, &held), BTreeMap::new());
     }
 
     #[test]
@@ -81,7 +108,7 @@ mod tests {
         ];
         for (asker, held, waiting, expected, need, want, units, busy) in cases {
             let demand = GiverDemand { waiting, expected };
-            let grant = decide_grant(&holding(held), asker.parse().unwrap(), need, want, demand);
+            let grant = decide(held, asker, need, want, demand);
             assert_eq!(grant, Grant { units, busy }, "{asker} {held} {demand:?} {need} {want}");
         }
     }
@@ -93,7 +120,7 @@ mod tests {
         ) {
             let demand = GiverDemand { waiting, expected };
             for asker in ["a", "z"] {
-                let grant = decide_grant(&holding(held), asker.parse().unwrap(), need, need + more, demand);
+                let grant = decide(held, asker, need, need + more, demand);
                 prop_assert!(grant.units <= held.min(need + more));
                 prop_assert!(grant.units >= need.min(held.saturating_sub(waiting)));
                 if grant.units > need {

@@ -33,9 +33,9 @@ mod row;
 #[cfg(test)]
 mod simulation;
 
-pub use asking::{Asking, Request, Step};
+pub use asking::{Asking, Request, SkuRows, Step};
 pub use digest::{BUCKETS, BucketDigest, Differences, Digest, bucket_of};
-pub use grant::{GiverDemand, Grant, decide_grant};
+pub use grant::{GiverDemand, Grant, decide_grant, spread};
 pub use ledger::{Ledger, MergeError, Merged, Refusal};
 pub use rate::SpendRate;
 pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, plan as plan_rebalance};

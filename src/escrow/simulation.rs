@@ -159,7 +159,8 @@ impl World {
                 self.given.entry((giver, id)).or_insert_with(|| {
                     let to = region(asker);
                     let demand = GiverDemand { waiting: units % 2, expected: 0 };
-                    let grant = decide_grant(ledger, to, units, units + 1, demand);
+                    let (own, held) = (ledger.own(), ledger.spendable());
+                    let grant = decide_grant(own, held, to, units, units + 1, demand);
                     let granted = ledger.grant(to, grant.units).unwrap();
                     assert_eq!(granted, grant.units, "a decided grant is covered");
                     granted
