@@ -29,6 +29,14 @@ impl RandomIds {
     }
 }
 
+/// Bytes nobody can guess, from a generator made for secrets: for keys, never for names.
+#[expect(clippy::disallowed_methods, reason = "the real source of randomness")]
+pub fn secret_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
 impl Ids for RandomIds {
     fn uuid(&self) -> Uuid {
         let mut random = [0; 10];

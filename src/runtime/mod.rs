@@ -8,7 +8,7 @@ mod ids;
 mod tasks;
 
 pub use clock::SystemClock;
-pub use ids::RandomIds;
+pub use ids::{RandomIds, secret_bytes};
 pub use tasks::{TaskSet, spawn_named};
 
 /// An environment variable, if it is set to text. Configuration is read once, at start.

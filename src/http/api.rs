@@ -1,0 +1,123 @@
+//! The whole table of routes.
+
+use super::context::Context;
+use super::front_door::FrontDoor;
+use super::operations;
+use super::routes::Routes;
+
+/// The door with every route behind it.
+pub fn door(context: Context) -> FrontDoor {
+    table(context).finish()
+}
+
+fn table(context: Context) -> Routes {
+    operations::add(Routes::new(context))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::auth::Role;
+    use super::super::routes::Access;
+    use super::super::testing::{Fixture, json_of, request};
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    /// A path with something in place of its parameters.
+    fn filled(pattern: &str) -> String {
+        let fill = |part: &str| match part {
+            part if part.starts_with('{') => "0190163d-8694-739b-aea5-966c26f8ad01".to_owned(),
+            part => part.to_owned(),
+        };
+        pattern.split('/').map(fill).collect::<Vec<_>>().join("/")
+    }
+
+    #[tokio::test]
+    async fn no_guarded_route_answers_without_a_token_or_with_a_wrong_role() {
+        let fixture = Fixture::new();
+        let table = table(fixture.context.clone());
+        let routes = table.table().to_vec();
+        let door = table.finish();
+        for route in routes {
+            let path = filled(route.path);
+            let Access::Roles(allowed) = route.access else { continue };
+            let answer = door.answer(request(route.method, &path, None)).await;
+            assert_eq!(answer.status(), 401, "{} {path} without a token", route.method);
+            assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+            assert_eq!(json_of(answer).await["code"], "unauthenticated");
+            for role in Role::ALL.iter().filter(|role| !allowed.contains(role)) {
+                let token = fixture.token(*role, "somebody");
+                let answer = door.answer(request(route.method, &path, Some(&token))).await;
+                assert_eq!(answer.status(), 403, "{} {path} as {role}", route.method);
+                assert_eq!(json_of(answer).await["code"], "forbidden");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn public_routes_are_the_operations_endpoints() {
+        let fixture = Fixture::new();
+        let table = table(fixture.context.clone());
+        let public: Vec<_> = table
+            .table()
+            .iter()
+            .filter(|route| route.access == Access::Public)
+            .map(|route| route.path)
+            .collect();
+        assert_eq!(public, ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs"]);
+        let door = table.finish();
+        for path in public {
+            let answer = door.answer(request("GET", path, None)).await;
+            assert_eq!(answer.status(), 200, "{path}");
+            assert_eq!(answer.headers()["x-region"], "eu-west");
+        }
+        fixture.health.0.store(false, Ordering::Relaxed);
+        let answer = door.answer(request("GET", "/readyz", None)).await;
+        assert_eq!(answer.status(), 503);
+        assert_eq!(json_of(answer).await["status"], "draining");
+    }
+
+    #[tokio::test]
+    async fn unknown_addresses_and_methods_are_problems() {
+        let door = door(Fixture::new().context);
+        let answer = door.answer(request("GET", "/api/v1/nothing", None)).await;
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.headers()["x-region"], "eu-west");
+        let body = json_of(answer).await;
+        assert_eq!(body["code"], "not_found");
+        assert_eq!(body["trace_id"].as_str().unwrap().len(), 32);
+        let answer = door.answer(request("DELETE", "/livez", None)).await;
+        assert_eq!(answer.status(), 405);
+        assert_eq!(answer.headers()["allow"], "GET,HEAD");
+        assert_eq!(json_of(answer).await["code"], "method_not_allowed");
+    }
+
+    #[tokio::test]
+    async fn the_trace_id_is_the_clients() {
+        let door = door(Fixture::new().context);
+        let mut asked = request("GET", "/nothing", None);
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        asked.headers_mut().insert("traceparent", parent.parse().unwrap());
+        let answer = door.answer(asked).await;
+        assert_eq!(answer.headers()["x-request-id"], "0af7651916cd43dd8448eb211c80319c");
+    }
+
+    #[tokio::test]
+    async fn the_document_lists_every_route_with_its_roles() {
+        let fixture = Fixture::new();
+        let table = table(fixture.context.clone());
+        let routes = table.table().to_vec();
+        let door = table.finish();
+        let document = json_of(door.answer(request("GET", "/openapi.json", None)).await).await;
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+        for route in routes {
+            let operation = &document["paths"][route.path][route.method.to_lowercase()];
+            assert!(operation.is_object(), "{} {}", route.method, route.path);
+            if let Access::Roles(roles) = route.access {
+                assert_eq!(operation["x-roles"].as_array().unwrap().len(), roles.len());
+                assert!(operation["responses"]["401"].is_object());
+            }
+        }
+        let codes = document["info"]["x-error-codes"].as_array().unwrap();
+        assert_eq!(codes.len(), super::super::problem::Code::ALL.len());
+    }
+}

@@ -1,0 +1,107 @@
+//! What handlers can reach.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use axum::extract::FromRef;
+use axum::http::HeaderValue;
+use serde::Serialize;
+
+use crate::ports::{Clock, Ids};
+use crate::telemetry::metrics::Metrics;
+use crate::types::RegionId;
+
+use super::auth::Verifier;
+use super::json::BodyTimeout;
+use super::rate_limit::RateLimiter;
+
+/// One thing the region needs to do its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Dependency {
+    /// `ok`, or what is wrong.
+    pub status: String,
+    /// Whether the region must not take traffic without it.
+    pub required: bool,
+}
+
+/// Whether the region is fit for traffic, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct HealthReport {
+    /// `ready`, `draining` or `not_ready`.
+    pub status: String,
+    /// Whether the load balancer may send traffic.
+    pub ready: bool,
+    /// Each dependency by name.
+    pub dependencies: BTreeMap<String, Dependency>,
+}
+
+/// Knows the state of the region.
+#[async_trait]
+pub trait Health: Send + Sync {
+    /// The state now. Must answer within a second whatever hangs: load balancers ask all the time.
+    async fn report(&self) -> HealthReport;
+}
+
+/// What a context is made of.
+pub struct ContextParts {
+    /// This region.
+    pub region: RegionId,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Trace ids.
+    pub ids: Arc<dyn Ids>,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Counts requests of clients.
+    pub limiter: RateLimiter,
+    /// Counts everything else.
+    pub metrics: Arc<Metrics>,
+    /// The region's state.
+    pub health: Arc<dyn Health>,
+    /// See [`super::json::BODY_READ_TIMEOUT`].
+    pub body_timeout: BodyTimeout,
+}
+
+pub(super) struct Inner {
+    pub(super) parts: ContextParts,
+    pub(super) region_header: HeaderValue,
+    pub(super) openapi: std::sync::OnceLock<Bytes>,
+}
+
+/// The state of the router: one allocation, shared by every request.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+impl Context {
+    /// Puts the parts together.
+    pub fn new(parts: ContextParts) -> Self {
+        let region_header = HeaderValue::from_str(parts.region.as_str()).expect("a-z, 0-9 and -");
+        Self(Arc::new(Inner { parts, region_header, openapi: std::sync::OnceLock::new() }))
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+impl std::ops::Deref for Context {
+    type Target = ContextParts;
+
+    fn deref(&self) -> &ContextParts {
+        &self.0.parts
+    }
+}
+
+impl FromRef<Context> for BodyTimeout {
+    fn from_ref(context: &Context) -> Self {
+        context.body_timeout
+    }
+}
