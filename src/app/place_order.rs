@@ -118,15 +118,6 @@ impl PlaceOrder {
             (Some(StoredAnswer::InsufficientStock(refusals)), _) => {
                 Some(PlaceOutcome::OutOfStock { refusals: refusals.clone(), replayed: true })
             }
-            // Our own commit, whose outcome was not known.
-            (_, Some(order)) if order.order.id == self.order_id => {
-                let mut sagas = workspace.view.sagas.values();
-                let saga = sagas.find(|saga| saga.order_id == self.order_id).cloned();
-                Some(match saga {
-                    Some(saga) => PlaceOutcome::Placed(Box::new(order), Box::new(saga)),
-                    None => PlaceOutcome::Replayed(Box::new(order)),
-                })
-            }
             (_, Some(order)) => Some(PlaceOutcome::Replayed(Box::new(order))),
             (_, None) => Some(PlaceOutcome::KeyReused),
         }

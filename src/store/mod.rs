@@ -1,1 +1,83 @@
-//! PostgreSQL: all SQL of the program.
+//! PostgreSQL: all SQL of the program, one file per aggregate.
+//!
+//! Domain types in and out; a row never leaves this module. Statements are constants, listed in
+//! [`STATEMENTS`], so that one test can prepare every one of them on the migrated schema.
+
+mod commit;
+mod encode;
+mod lease;
+mod load;
+mod migrate;
+mod read;
+mod sagas;
+mod start;
+
+pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
+pub use start::{Start, StartError};
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::config::DatabaseAddress;
+use crate::types::RegionId;
+
+pub(crate) use lease::{Lease, within};
+
+/// Every statement of this module.
+pub const STATEMENTS: &[&[&str]] =
+    &[commit::STATEMENTS, load::STATEMENTS, read::STATEMENTS, sagas::STATEMENTS, start::STATEMENTS];
+
+/// One region's database.
+#[derive(Debug, Clone)]
+pub struct PgStore {
+    pool: sqlx::PgPool,
+    region: RegionId,
+    deadline: Duration,
+}
+
+impl PgStore {
+    /// A pool of at most `connections`, opened as they are needed. `deadline` bounds every call.
+    pub fn connect(
+        region: RegionId,
+        address: &DatabaseAddress,
+        connections: u32,
+        deadline: Duration,
+    ) -> Result<Self, sqlx::Error> {
+        let options = options(address)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(deadline)
+            // A dead connection shows at its first statement, and every caller can take that; a ping
+            // before each use would double the round trips.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool, region, deadline })
+    }
+
+    /// Closes every connection. Waits for those in use.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn lease(&self) -> Result<Lease, sqlx::Error> {
+        Lease::take(&self.pool).await
+    }
+}
+
+/// How to reach a database: durable commits asserted, and the server's own time-outs behind ours, so
+/// that a transaction whose client was lost does not hold its locks.
+fn options(address: &DatabaseAddress) -> Result<PgConnectOptions, sqlx::Error> {
+    let options: PgConnectOptions = address.url.parse()?;
+    let options = options.application_name("entrepot").options([
+        ("synchronous_commit", "on"),
+        ("statement_timeout", "10s"),
+        ("lock_timeout", "5s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("jit", "off"),
+    ]);
+    Ok(match &address.password {
+        Some(password) => options.password(password.expose()),
+        None => options,
+    })
+}

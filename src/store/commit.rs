@@ -1,0 +1,415 @@
+//! One commit: everything a group of decisions wants written, or nothing.
+//!
+//! Inserts come first, the stock rows last but for the outbox: two groups then meet on shared rows for
+//! the shortest time (stock first costs half the throughput). Stock rows are locked in key order, the
+//! outbox head after them, so no two commits wait for each other in a circle. The head's lock is held
+//! until the commit is durable, which makes the sequence gap-free and its order the commits' order.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::catalogue::{Node, Product};
+use crate::domain::idempotency::IntentRecord;
+use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
+use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
+use crate::types::OrderId;
+
+use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
+use super::{Lease, PgStore, encode, within};
+
+pub(super) const STATEMENTS: &[&str] = &[
+    encode::INSERT_ORDERS,
+    encode::UPSERT_COPIES,
+    encode::UPDATE_ORDERS,
+    encode::INSERT_EVENTS,
+    INSERT_SAGAS,
+    UPDATE_SAGAS,
+    INSERT_INTENTS,
+    UPSERT_PRODUCTS,
+    UPSERT_NODES,
+    FIRST_RIGHTS,
+    CHANGE_RIGHTS,
+    APPEND_OUTBOX,
+];
+
+const INSERT_SAGAS: &str = "
+INSERT INTO sagas (saga_id, order_id, state, step, attempts, created_at_ms, updated_at_ms, due_at_ms, version, document)
+SELECT a, b, c, d, e, f, g, h, i, j::json
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
+            $8::bigint[], $9::bigint[], $10::text[]) AS u(a, b, c, d, e, f, g, h, i, j)";
+
+const UPDATE_SAGAS: &str = "
+UPDATE sagas AS r
+SET state = u.c, step = u.d, attempts = u.e, updated_at_ms = u.f, due_at_ms = u.g, version = u.h, document = u.i::json
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
+            $8::bigint[], $9::text[]) AS u(a, b, c, d, e, f, g, h, i)
+WHERE r.saga_id = u.a AND r.version = u.b";
+
+/// An intent that is there already refuses the group: somebody took it since it was looked up.
+pub(crate) const INSERT_INTENTS: &str = "
+INSERT INTO idempotency (principal, key, region, body_hash, order_id, answer, first_at_ms)
+SELECT a, b, c, d, e, f::json, g
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[])
+     AS u(a, b, c, d, e, f, g)";
+
+/// The last writer wins by stamp; stamps of fixed width compare as text.
+pub(crate) const UPSERT_PRODUCTS: &str = "
+INSERT INTO products (sku, hlc, document)
+SELECT a, b, c::json FROM unnest($1::text[], $2::text[], $3::text[]) AS u(a, b, c)
+ON CONFLICT (sku) DO UPDATE SET hlc = excluded.hlc, document = excluded.document
+WHERE products.hlc < excluded.hlc";
+
+/// See [`UPSERT_PRODUCTS`].
+pub(crate) const UPSERT_NODES: &str = "
+INSERT INTO nodes (node, region, active, hlc, document)
+SELECT a, b, c, d, e::json FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[]) AS u(a, b, c, d, e)
+ON CONFLICT (node) DO UPDATE
+SET region = excluded.region, active = excluded.active, hlc = excluded.hlc, document = excluded.document
+WHERE nodes.hlc < excluded.hlc";
+
+const FIRST_RIGHTS: &str = "
+INSERT INTO rights (sku, node, owner, epoch, version)
+SELECT a, b, $1, $2, 0 FROM unnest($3::text[], $4::text[]) AS u(a, b)
+ON CONFLICT DO NOTHING";
+
+/// The sale. Rows are locked in key order first; the guard is outflow <= active (escrow, inequality 1),
+/// so a row that would be overdrawn is not written, and the count tells.
+const CHANGE_RIGHTS: &str = "
+WITH change AS (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+        AS u(sku, node, received, spent, released, withdrawn)
+), locked AS (
+    SELECT r.sku, r.node FROM rights r JOIN change c ON c.sku = r.sku AND c.node = r.node
+    WHERE r.owner = $1 ORDER BY r.sku, r.node FOR UPDATE OF r
+)
+UPDATE rights AS r
+SET received = r.received + c.received, spent = r.spent + c.spent, released = r.released + c.released,
+    withdrawn = r.withdrawn + c.withdrawn, active = r.active + c.received, version = r.version + 1
+FROM change c JOIN locked l ON l.sku = c.sku AND l.node = c.node
+WHERE r.owner = $1 AND r.sku = c.sku AND r.node = c.node
+  AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.active + c.received
+  AND r.released + c.released <= r.spent + c.spent";
+
+/// No row: this incarnation is over (I-13).
+const APPEND_OUTBOX: &str = "
+WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 RETURNING seq)
+INSERT INTO outbox (epoch, seq, hlc, event_hash, payload, committed_at_ms)
+SELECT $1, head.seq, $2, $3, $4, $5 FROM head RETURNING seq";
+
+#[async_trait]
+impl Store for PgStore {
+    async fn load(&self, needs: &Needs) -> Result<View, StoreError> {
+        self.load_view(needs).await.map_err(store_error)
+    }
+
+    async fn commit(&self, changes: &ChangeSet, stamp: Stamp) -> Result<Committed, CommitError> {
+        let unavailable = |error: sqlx::Error| CommitError::Unavailable(error.to_string());
+        let mut lease = self.lease().await.map_err(unavailable)?;
+        let write = async {
+            sqlx::query("BEGIN").execute(&mut *lease).await?;
+            Ok(write(&mut lease, self.region.as_str(), changes, stamp).await)
+        };
+        match within(self.deadline, write).await.map_err(unavailable)? {
+            Ok(sequence) => {
+                let commit = sqlx::query("COMMIT").execute(&mut *lease);
+                let unknown = |error: sqlx::Error| CommitError::Unknown(error.to_string());
+                within(self.deadline, commit).await.map_err(unknown)?;
+                lease.keep();
+                Ok(Committed { sequence })
+            }
+            Err(problem) => {
+                roll_back(lease, self.deadline).await;
+                Err(problem.into())
+            }
+        }
+    }
+}
+
+/// Saves the connection when that is quickly done; a lease that is not kept is closed, which rolls back as well.
+async fn roll_back(mut lease: Lease, deadline: std::time::Duration) {
+    if within(deadline, sqlx::query("ROLLBACK").execute(&mut *lease)).await.is_ok() {
+        lease.keep();
+    }
+}
+
+/// Why a write inside the transaction did not go through. Nothing is committed.
+enum Problem {
+    Conflict(&'static str),
+    Fenced,
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        let code =
+            error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+        match code.as_deref() {
+            // unique_violation: an intent, an order or a channel reference that somebody else wrote.
+            Some("23505") => Self::Conflict("written by somebody else"),
+            Some("40001" | "40P01") => Self::Conflict("deadlock or serialization"),
+            _ => Self::Sql(error),
+        }
+    }
+}
+
+impl From<Problem> for CommitError {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Conflict(what) => Self::Conflict(what),
+            Problem::Fenced => Self::Fenced,
+            Problem::Sql(error) => {
+                let code = error.as_database_error().and_then(|error| error.code());
+                match &error {
+                    sqlx::Error::Database(_) if !is_passing(code.as_deref()) => {
+                        Self::Broken(error.to_string())
+                    }
+                    _ => Self::Unavailable(error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    region: &str,
+    changes: &ChangeSet,
+    stamp: Stamp,
+) -> Result<Option<u64>, Problem> {
+    let epoch = i32::try_from(stamp.epoch.0).expect("epochs are counted by people");
+    let payload = write_orders(connection, changes).await?;
+    write_sagas(connection, changes).await?;
+    insert_intents(connection, &changes.intents).await?;
+    upsert_products(connection, changes.products.values()).await?;
+    upsert_nodes(connection, changes.nodes.values()).await?;
+    change_rights(connection, region, epoch, changes).await?;
+    if payload.changes.is_empty() {
+        return Ok(None);
+    }
+    let payload = serde_json::to_vec(&payload).expect("our own types always serialize");
+    let sequence: Option<i64> = sqlx::query_scalar(APPEND_OUTBOX)
+        .bind(epoch)
+        .bind(stamp.hlc.to_string())
+        .bind(hex::encode(Sha256::digest(&payload)))
+        .bind(payload)
+        .bind(signed(stamp.now_ms))
+        .fetch_optional(connection)
+        .await?;
+    let sequence = sequence.ok_or(Problem::Fenced)?;
+    Ok(Some(u64::try_from(sequence).expect("sequences count up from 1")))
+}
+
+/// [`crate::domain::change::Payload`], borrowed.
+#[derive(Default, Serialize)]
+struct PayloadOut<'a> {
+    changes: Vec<ChangeOut<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ChangeOut<'a> {
+    Order {
+        order_id: OrderId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        intent: Option<&'a IntentRecord>,
+        events: Box<RawValue>,
+    },
+    Product(&'a Product),
+    Node(&'a Node),
+}
+
+async fn write_orders<'a>(
+    connection: &mut PgConnection,
+    changes: &'a ChangeSet,
+) -> Result<PayloadOut<'a>, Problem> {
+    let mut payload = PayloadOut::default();
+    let (mut new, mut changed, mut events) =
+        (OrderColumns::default(), OrderColumns::default(), EventColumns::default());
+    for (order_id, OrderWrite { record, expected_version, events: made, intent }) in &changes.orders
+    {
+        let columns = if *expected_version == 0 { &mut new } else { &mut changed };
+        columns.push(record, *expected_version);
+        let json = serde_json::value::to_raw_value(made).expect("our own type always serializes");
+        events.push(*order_id, made, json.get().to_owned());
+        payload.changes.push(ChangeOut::Order {
+            order_id: *order_id,
+            intent: intent.as_ref(),
+            events: json,
+        });
+    }
+    if new.len() > 0 {
+        new.insert(encode::INSERT_ORDERS, connection).await?;
+    }
+    if changed.len() > 0 && changed.update(connection).await? != changed.len() as u64 {
+        return Err(Problem::Conflict("an order changed meanwhile"));
+    }
+    if !changes.orders.is_empty() {
+        events.insert(connection).await?;
+    }
+    payload.changes.extend(changes.products.values().map(ChangeOut::Product));
+    payload.changes.extend(changes.nodes.values().map(ChangeOut::Node));
+    Ok(payload)
+}
+
+async fn write_sagas(connection: &mut PgConnection, changes: &ChangeSet) -> Result<(), Problem> {
+    let (new, changed): (Vec<_>, Vec<_>) =
+        changes.sagas.values().partition(|write| write.expected_version == 0);
+    if !new.is_empty() {
+        let column = |of: fn(&crate::saga::SagaRecord) -> u64| -> Vec<i64> {
+            new.iter().map(|write| signed(of(&write.record))).collect()
+        };
+        let documents = new.iter().map(|write| document(&write.record)).collect::<Vec<_>>();
+        sqlx::query(INSERT_SAGAS)
+            .bind(new.iter().map(|write| write.record.id.0).collect::<Vec<Uuid>>())
+            .bind(new.iter().map(|write| write.record.order_id.0).collect::<Vec<Uuid>>())
+            .bind(new.iter().map(|write| write.record.state.as_str()).collect::<Vec<_>>())
+            .bind(new.iter().map(|write| write.record.step.as_str()).collect::<Vec<_>>())
+            .bind(new.iter().map(|write| attempts(&write.record)).collect::<Vec<_>>())
+            .bind(column(|saga| saga.created_at_ms))
+            .bind(column(|saga| saga.updated_at_ms))
+            .bind(column(|saga| saga.due_at_ms))
+            .bind(column(|saga| saga.version))
+            .bind(documents)
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !changed.is_empty() {
+        let column = |of: fn(&crate::saga::SagaRecord) -> u64| -> Vec<i64> {
+            changed.iter().map(|write| signed(of(&write.record))).collect()
+        };
+        let documents = changed.iter().map(|write| document(&write.record)).collect::<Vec<_>>();
+        let expected = changed.iter().map(|write| signed(write.expected_version));
+        let done = sqlx::query(UPDATE_SAGAS)
+            .bind(changed.iter().map(|write| write.record.id.0).collect::<Vec<Uuid>>())
+            .bind(expected.collect::<Vec<_>>())
+            .bind(changed.iter().map(|write| write.record.state.as_str()).collect::<Vec<_>>())
+            .bind(changed.iter().map(|write| write.record.step.as_str()).collect::<Vec<_>>())
+            .bind(changed.iter().map(|write| attempts(&write.record)).collect::<Vec<_>>())
+            .bind(column(|saga| saga.updated_at_ms))
+            .bind(column(|saga| saga.due_at_ms))
+            .bind(column(|saga| saga.version))
+            .bind(documents)
+            .execute(connection)
+            .await?;
+        if done.rows_affected() != changed.len() as u64 {
+            return Err(Problem::Conflict("a saga changed meanwhile"));
+        }
+    }
+    Ok(())
+}
+
+fn document<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("our own types always serialize")
+}
+
+fn attempts(saga: &crate::saga::SagaRecord) -> i32 {
+    i32::try_from(saga.attempts).unwrap_or(i32::MAX)
+}
+
+/// Also used for the intents that come with copies.
+pub(crate) async fn insert_intents_with(
+    statement: &'static str,
+    connection: &mut PgConnection,
+    intents: &[IntentRecord],
+) -> Result<(), sqlx::Error> {
+    if intents.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(statement)
+        .bind(intents.iter().map(|record| record.intent.principal.as_str()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| record.intent.key.as_str()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| record.region.as_str()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| record.body_hash.as_str()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| record.order_id.map(|id| id.0)).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| record.answer.as_ref().map(document)).collect::<Vec<_>>())
+        .bind(intents.iter().map(|record| signed(record.first_at_ms)).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn insert_intents(
+    connection: &mut PgConnection,
+    intents: &[IntentRecord],
+) -> Result<(), Problem> {
+    Ok(insert_intents_with(INSERT_INTENTS, connection, intents).await?)
+}
+
+/// Also used for products that come from other regions.
+pub(crate) async fn upsert_products(
+    connection: &mut PgConnection,
+    products: impl ExactSizeIterator<Item = &Product> + Clone,
+) -> Result<(), sqlx::Error> {
+    if products.len() == 0 {
+        return Ok(());
+    }
+    sqlx::query(UPSERT_PRODUCTS)
+        .bind(products.clone().map(|product| product.sku.as_str()).collect::<Vec<_>>())
+        .bind(products.clone().map(|product| product.hlc.to_string()).collect::<Vec<_>>())
+        .bind(products.map(document).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Also used for nodes that come from other regions.
+pub(crate) async fn upsert_nodes(
+    connection: &mut PgConnection,
+    nodes: impl ExactSizeIterator<Item = &Node> + Clone,
+) -> Result<(), sqlx::Error> {
+    if nodes.len() == 0 {
+        return Ok(());
+    }
+    sqlx::query(UPSERT_NODES)
+        .bind(nodes.clone().map(|node| node.id.as_str()).collect::<Vec<_>>())
+        .bind(nodes.clone().map(|node| node.region.as_str()).collect::<Vec<_>>())
+        .bind(nodes.clone().map(|node| node.active).collect::<Vec<_>>())
+        .bind(nodes.clone().map(|node| node.hlc.to_string()).collect::<Vec<_>>())
+        .bind(nodes.map(document).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn change_rights(
+    connection: &mut PgConnection,
+    region: &str,
+    epoch: i32,
+    changes: &ChangeSet,
+) -> Result<(), Problem> {
+    if changes.stock.is_empty() {
+        return Ok(());
+    }
+    let received: Vec<_> = changes.stock.iter().filter(|(_, delta)| delta.received > 0).collect();
+    if !received.is_empty() {
+        sqlx::query(FIRST_RIGHTS)
+            .bind(region)
+            .bind(epoch)
+            .bind(received.iter().map(|(key, _)| key.sku.as_str()).collect::<Vec<_>>())
+            .bind(received.iter().map(|(key, _)| key.node.as_str()).collect::<Vec<_>>())
+            .execute(&mut *connection)
+            .await?;
+    }
+    let column = |of: fn(&crate::domain::inventory::StockDelta) -> u64| -> Vec<i64> {
+        changes.stock.values().map(|delta| signed(of(delta))).collect()
+    };
+    let done = sqlx::query(CHANGE_RIGHTS)
+        .bind(region)
+        .bind(changes.stock.keys().map(|key| key.sku.as_str()).collect::<Vec<_>>())
+        .bind(changes.stock.keys().map(|key| key.node.as_str()).collect::<Vec<_>>())
+        .bind(column(|delta| delta.received))
+        .bind(column(|delta| delta.spent))
+        .bind(column(|delta| delta.released))
+        .bind(column(|delta| delta.withdrawn))
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == changes.stock.len() as u64 {
+        Ok(())
+    } else {
+        Err(Problem::Conflict("stock was taken meanwhile"))
+    }
+}

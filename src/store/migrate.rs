@@ -1,0 +1,84 @@
+//! The schema: embedded in the program, applied by `entrepot migrate`, checked by `entrepot serve`.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::{ConnectOptions, Connection, SqlSafeStr};
+
+use crate::config::DatabaseAddress;
+
+/// Version, name, SQL.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "core", include_str!("../../migrations/0001_core.sql")),
+    (2, "evidence", include_str!("../../migrations/0002_evidence.sql")),
+];
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The database can't be reached or refuses the log-in.
+    #[error(
+        "cannot connect to the database: {0}; is it running, and are the URL and password right?"
+    )]
+    Connect(#[source] sqlx::Error),
+    /// A migration failed; those before it are applied, it is not.
+    #[error("a migration failed and was rolled back: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// How the database's schema compares with this program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaState {
+    /// The same.
+    Current,
+    /// Migrations are missing: run `entrepot migrate`.
+    Older,
+    /// A newer program has migrated it, or one of the migrations was another text.
+    NewerOrForeign,
+}
+
+fn migrator() -> Migrator {
+    let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, Cow::Borrowed(name), kind, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect())
+}
+
+async fn connect(address: &DatabaseAddress) -> Result<sqlx::PgConnection, MigrateError> {
+    let options = super::options(address).map_err(MigrateError::Connect)?;
+    // Building an index on a large table takes longer than any call of the server may.
+    let options = options.options([("statement_timeout", "0")]);
+    options.connect().await.map_err(MigrateError::Connect)
+}
+
+/// Applies what is missing, under a lock against other processes. Answers the schema's version.
+pub async fn migrate(address: &DatabaseAddress) -> Result<i64, MigrateError> {
+    let mut connection = connect(address).await?;
+    migrator().run(&mut connection).await?;
+    connection.close().await.map_err(MigrateError::Connect)?;
+    Ok(MIGRATIONS.last().map_or(0, |(version, _, _)| *version))
+}
+
+/// Compares, changes nothing.
+pub async fn schema_state(address: &DatabaseAddress) -> Result<SchemaState, MigrateError> {
+    let mut connection = connect(address).await?;
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(MigrateError::Connect)?;
+    if !exists {
+        return Ok(SchemaState::Older);
+    }
+    let applied = connection.list_applied_migrations("_sqlx_migrations").await?;
+    let migrator = migrator();
+    let ours: Vec<_> = migrator.iter().map(|known| (known.version, &known.checksum)).collect();
+    let theirs: Vec<_> = applied.iter().map(|done| (done.version, &done.checksum)).collect();
+    Ok(if theirs == ours {
+        SchemaState::Current
+    } else if ours.starts_with(&theirs) {
+        SchemaState::Older
+    } else {
+        SchemaState::NewerOrForeign
+    })
+}
