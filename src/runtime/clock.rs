@@ -16,6 +16,11 @@ impl SystemClock {
     pub fn new() -> Self {
         Self { started: Instant::now() }
     }
+
+    /// Microseconds since this clock was made, to measure latencies with. Never goes back.
+    pub fn monotonic_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Default for SystemClock {
