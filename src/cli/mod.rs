@@ -5,6 +5,7 @@
 
 mod bench;
 mod chaos;
+mod client;
 mod down;
 mod migrate;
 mod payment_simulator;
@@ -13,6 +14,7 @@ mod replay;
 mod seed;
 mod serve;
 mod status;
+mod target;
 mod token;
 mod up;
 

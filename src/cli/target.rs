@@ -1,0 +1,127 @@
+//! Which deployment a command talks to, and with whose tokens.
+//!
+//! A local deployment is found by its data directory: `region-config.toml` in it names the regions,
+//! their countries and the load balancer, and its issuer signs the tokens. Another deployment is given
+//! by `--target`, `--token` and a `--config` file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::client::ApiClient;
+use crate::config::Config;
+use crate::http::auth::{Role, issuer};
+use crate::ports::Clock;
+use crate::runtime::SystemClock;
+use crate::types::RegionId;
+
+/// How long the tokens of one command are good: longer than any replay, not for ever.
+const TOKEN_TTL: Duration = Duration::from_hours(24);
+
+/// The file that `entrepot up` writes into the data directory.
+const EFFECTIVE_CONFIG: &str = "region-config.toml";
+
+/// The options of every command that talks to a deployment.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct TargetArgs {
+    /// Data directory of the local deployment
+    #[arg(long, env = "ENTREPOT_DATA_DIR", default_value = ".entrepot", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address of another load balancer, http://host:port; needs --token and --config
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Bearer token (roles service and admin) instead of the local issuer's
+    #[arg(long, env = "ENTREPOT_TOKEN", hide_env_values = true, value_name = "JWT")]
+    token: Option<String>,
+    /// Region configuration: regions and their countries [default: the data directory's]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// A deployment, ready to be called.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Of the load balancer.
+    pub(super) client: ApiClient,
+    /// Its address.
+    pub(super) address: String,
+    /// In order of their names.
+    pub(super) regions: Vec<RegionId>,
+    /// ISO 3166 codes and who serves them.
+    pub(super) countries: BTreeMap<String, RegionId>,
+    /// Serves the other countries.
+    pub(super) default_region: RegionId,
+    admin_tokens: BTreeMap<RegionId, String>,
+    service_tokens: BTreeMap<RegionId, String>,
+}
+
+impl Target {
+    /// Finds the deployment and makes the tokens. `subject` names who acts, for the audit trail.
+    pub(super) fn find(args: &TargetArgs, subject: &str) -> anyhow::Result<Self> {
+        let file = args.config.clone().unwrap_or_else(|| args.data_dir.join(EFFECTIVE_CONFIG));
+        if args.config.is_none() && !file.exists() {
+            bail!(
+                "{} holds no local deployment: start one with `entrepot up`, name its directory with \
+                 --data-dir, or give --target, --token and --config of another deployment",
+                args.data_dir.display()
+            );
+        }
+        let config = Config::load(&file)?;
+        let address = match (&args.target, config.load_balancer) {
+            (Some(target), _) => target.clone(),
+            (None, Some(address)) => format!("http://{address}"),
+            (None, None) => bail!("{} names no load balancer: give --target", file.display()),
+        };
+        let mut regions: Vec<RegionId> = config.regions.iter().map(|region| region.name).collect();
+        regions.sort_unstable();
+        let tokens = |role| tokens_of(args, role, subject, &regions);
+        let (admin_tokens, service_tokens) = (tokens(Role::Admin)?, tokens(Role::Service)?);
+        Ok(Self {
+            client: ApiClient::new(&address)?,
+            address,
+            regions,
+            countries: config.countries,
+            default_region: config.default_region,
+            admin_tokens,
+            service_tokens,
+        })
+    }
+
+    /// A token of role `admin`, that the load balancer sends to a region.
+    pub(super) fn admin(&self, region: RegionId) -> &str {
+        &self.admin_tokens[&region]
+    }
+
+    /// A token of role `service`, that the load balancer sends to a region.
+    pub(super) fn service(&self, region: RegionId) -> &str {
+        &self.service_tokens[&region]
+    }
+}
+
+fn tokens_of(
+    args: &TargetArgs,
+    role: Role,
+    subject: &str,
+    regions: &[RegionId],
+) -> anyhow::Result<BTreeMap<RegionId, String>> {
+    let now_s = SystemClock::new().wall_ms() / 1_000;
+    let directory = issuer::directory(&args.data_dir);
+    let token = |&region: &RegionId| {
+        if let Some(token) = &args.token {
+            return Ok((region, token.clone()));
+        }
+        let mint = issuer::Mint {
+            role,
+            subject: subject.to_owned(),
+            home_region: Some(region),
+            ttl: TOKEN_TTL,
+        };
+        let token = issuer::mint(&directory, &mint, now_s).context(
+            "the local issuer can't sign a token; for a deployment elsewhere give --token",
+        )?;
+        Ok((region, token))
+    };
+    regions.iter().map(token).collect()
+}
