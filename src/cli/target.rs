@@ -125,3 +125,39 @@ fn tokens_of(
     };
     regions.iter().map(token).collect()
 }
+
+#[cfg(test)]
+impl Target {
+    /// A deployment at `address` whose tokens are the names of its regions.
+    pub(super) fn for_tests(address: &str, regions: &[&str]) -> Self {
+        let regions: Vec<RegionId> = regions.iter().map(|name| name.parse().unwrap()).collect();
+        let tokens: BTreeMap<RegionId, String> =
+            regions.iter().map(|region| (*region, region.to_string())).collect();
+        Self {
+            client: ApiClient::new(address).unwrap(),
+            address: address.to_owned(),
+            countries: BTreeMap::new(),
+            default_region: regions[0],
+            regions,
+            admin_tokens: tokens.clone(),
+            service_tokens: tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_deployment_is_told_with_what_to_do() {
+        let args = TargetArgs {
+            data_dir: PathBuf::from("/nonexistent/entrepot"),
+            target: None,
+            token: None,
+            config: None,
+        };
+        let error = Target::find(&args, "seed").unwrap_err().to_string();
+        assert!(error.contains("`entrepot up`") && error.contains("--target"), "{error}");
+    }
+}

@@ -263,3 +263,6 @@ pub(in crate::cli) fn encoded(segment: &str) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
