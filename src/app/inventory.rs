@@ -18,13 +18,8 @@ use super::{Command, Workspace};
 pub enum Adjustment {
     /// So many more, or less.
     By(i64),
-    /// A stocktake found so many; the number on hand that it was compared with.
-    To {
-        /// Counted.
-        counted: u64,
-        /// On the books when the command was made.
-        on_hand: u64,
-    },
+    /// A stocktake found so many.
+    To(u64),
 }
 
 /// Changes what is on the shelf at a node of this region.
@@ -87,6 +82,7 @@ impl Command for AdjustStock {
     fn needs(&self, needs: &mut Needs) {
         needs.skus.insert(self.key.sku.clone());
         needs.nodes.insert(self.key.node.clone());
+        needs.shelves.insert(self.key.clone());
         needs.intents.extend(self.intent.iter().map(|(intent, _)| intent.clone()));
     }
 
@@ -103,23 +99,28 @@ impl Command for AdjustStock {
         if !workspace.view.products.contains_key(&self.key.sku) {
             return AdjustOutcome::UnknownSku;
         }
+        let shelf = workspace.view.shelves.get(&self.key).copied().unwrap_or_default();
         let delta = match self.adjustment {
             Adjustment::By(delta) => Some(delta),
-            Adjustment::To { counted, on_hand } => {
-                i64::try_from(counted).ok().zip(i64::try_from(on_hand).ok()).map(|(c, o)| c - o)
-            }
+            Adjustment::To(counted) => i64::try_from(counted)
+                .ok()
+                .zip(i64::try_from(shelf.on_hand).ok())
+                .map(|(c, o)| c - o),
         };
         let Some(delta) = delta.filter(|delta| delta.unsigned_abs() <= ON_HAND_MAX) else {
             return AdjustOutcome::TooLarge;
         };
         let units = delta.unsigned_abs();
         if delta < 0 {
-            let removable = workspace.view.stock.at(&self.key);
+            let removable = shelf.spendable;
             if removable < units {
                 return AdjustOutcome::Promised { wanted: units, removable };
             }
             workspace.view.stock.take(&self.key, units);
         }
+        let after = workspace.view.shelves.entry(self.key.clone()).or_default();
+        after.on_hand = after.on_hand.saturating_add_signed(delta);
+        after.spendable = after.spendable.saturating_add_signed(delta);
         let change = if delta < 0 {
             StockDelta { withdrawn: units, ..StockDelta::default() }
         } else {

@@ -13,6 +13,7 @@ mod inventory;
 mod place_order;
 mod region;
 mod run_saga;
+mod service;
 mod signals;
 mod workspace;
 mod writer;
@@ -28,6 +29,7 @@ pub use inventory::{
 pub use place_order::{PlaceOrder, PlaceOutcome, place_order};
 pub use region::Region;
 pub use run_saga::SagaRunner;
+pub use service::{App, AppSettings, Placement, RegionStatus};
 pub use signals::{DirtyRows, Signals};
 pub use workspace::{Command, Workspace};
 pub use writer::{WriteError, Writer, WriterSettings};

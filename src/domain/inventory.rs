@@ -98,16 +98,11 @@ impl StockView {
         Ok(shares)
     }
 
-    /// Units of one key.
-    pub fn at(&self, key: &StockKey) -> u64 {
-        self.units(&key.sku, &key.node)
-    }
-
-    /// Takes units of one key out of the view. There must be so many.
+    /// Takes units of one key out of the view.
     pub fn take(&mut self, key: &StockKey, units: u64) {
         let nodes = self.by_sku.get_mut(&key.sku).into_iter().flatten();
         for stock in nodes.filter(|stock| stock.node == key.node) {
-            stock.spendable -= units;
+            stock.spendable = stock.spendable.saturating_sub(units);
         }
     }
 

@@ -29,6 +29,17 @@ pub struct Needs {
     pub channel_refs: BTreeSet<(String, String)>,
     /// Nodes by id.
     pub nodes: BTreeSet<NodeId>,
+    /// What lies on the shelf, by this region's own rows.
+    pub shelves: BTreeSet<StockKey>,
+}
+
+/// One key by this region's own row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shelf {
+    /// Received less withdrawn: what is on hand at a node that this region owns.
+    pub on_hand: u64,
+    /// What this region may still promise or take away.
+    pub spendable: u64,
 }
 
 /// What was there. Decisions of one group change it as they go, so that later ones see earlier ones.
@@ -48,6 +59,8 @@ pub struct View {
     pub channel_refs: BTreeMap<(String, String), OrderId>,
     /// Nodes, active or not.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Absent where nothing was ever received or granted.
+    pub shelves: BTreeMap<StockKey, Shelf>,
 }
 
 /// What is to become of one order.

@@ -5,14 +5,14 @@ use uuid::Uuid;
 
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::NodeStock;
-use crate::ports::store::{Needs, View};
-use crate::types::OrderId;
+use crate::ports::store::{Needs, Shelf, View};
+use crate::types::{OrderId, StockKey};
 
 use super::encode::{from_json, order_record, parsed, unsigned};
 use super::{Lease, PgStore, within};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[INTENTS, CHANNEL_REFS, ORDERS, PRODUCTS, STOCK, NODES, SAGAS];
+    &[INTENTS, CHANNEL_REFS, ORDERS, PRODUCTS, STOCK, NODES, SHELVES, SAGAS];
 
 pub(super) const INTENTS: &str = "
 SELECT i.principal, i.key, i.region, i.body_hash, i.order_id, i.answer::text AS answer, i.first_at_ms
@@ -41,6 +41,12 @@ ORDER BY (n.region = $1) DESC, r.node";
 
 const NODES: &str = "
 SELECT document::text AS document FROM nodes WHERE node = ANY($1::text[])";
+
+const SHELVES: &str = "
+SELECT r.sku, r.node, r.received - r.withdrawn AS on_hand,
+       r.active - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
+FROM rights r JOIN unnest($2::text[], $3::text[]) AS u(sku, node) ON r.sku = u.sku AND r.node = u.node
+WHERE r.owner = $1";
 
 const SAGAS: &str = "
 SELECT document::text AS document FROM sagas WHERE saga_id = ANY($1::uuid[])";
@@ -138,6 +144,18 @@ impl PgStore {
             for row in sqlx::query(NODES).bind(ids).fetch_all(&mut **lease).await? {
                 let node: crate::domain::catalogue::Node = from_json(row.try_get("document")?)?;
                 view.nodes.insert(node.id.clone(), node);
+            }
+        }
+        if !needs.shelves.is_empty() {
+            let shelves = sqlx::query(SHELVES)
+                .bind(self.region.as_str())
+                .bind(needs.shelves.iter().map(|key| key.sku.as_str()).collect::<Vec<_>>())
+                .bind(needs.shelves.iter().map(|key| key.node.as_str()).collect::<Vec<_>>());
+            for row in shelves.fetch_all(&mut **lease).await? {
+                let key = StockKey { sku: parsed(&row, "sku")?, node: parsed(&row, "node")? };
+                let (on_hand, spendable) =
+                    (unsigned(&row, "on_hand")?, unsigned(&row, "spendable")?);
+                view.shelves.insert(key, Shelf { on_hand, spendable });
             }
         }
         Ok(())

@@ -1,1 +1,32 @@
 //! Reconcilers, one file each: woken by timer or nudge, without input, safe to run twice.
+//!
+//! A nudge is for latency, the timer for safety, the whole state for truth: one path serves normal
+//! work, a restart and a second process. None retries inside: the next round is the retry.
+
+mod contested;
+mod saga_recovery;
+mod stuck_sagas;
+
+pub use contested::contested;
+pub use saga_recovery::saga_recovery;
+pub use stuck_sagas::stuck_sagas;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// Runs `round` now and then every `pause`, until `stop`.
+async fn every<F, Fut>(pause: Duration, stop: CancellationToken, mut round: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = ()>,
+{
+    loop {
+        round().await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

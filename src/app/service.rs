@@ -1,0 +1,304 @@
+//! Everything that can be asked of a region: what `http` calls.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::domain::idempotency::{IntentKey, StockRefusal};
+use crate::domain::inventory::Shortage;
+use crate::domain::order::place::{PlaceRejection, PlaceRequest};
+use crate::domain::order::{OrderRecord, OrderStatus};
+use crate::ports::{Reader, RightsSource, StoreError};
+use crate::replication::{LinkState, PeerView, Peers};
+use crate::types::{HlcTimestamp, OrderId, RegionId, SagaId, Sku};
+
+use super::{
+    AdjustOutcome, AdjustStock, Completions, InventoryView, PlaceOrder, PlaceOutcome, Region,
+    SagaRunner, WriteError, Writer, inventory_view, place_order,
+};
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct AppSettings {
+    /// Asking peers for rights, for one order.
+    pub grant_wait: Duration,
+    /// How long a saga belongs to the process that placed its order.
+    pub saga_lease: Duration,
+    /// A saga that is open for longer counts as stuck (I-16).
+    pub saga_stuck: Duration,
+}
+
+/// One region's use cases.
+pub struct App {
+    /// Who we are.
+    pub region: Arc<Region>,
+    /// Reads.
+    pub reader: Arc<dyn Reader>,
+    /// Writes.
+    pub writer: Writer,
+    /// Sagas of this process.
+    pub sagas: Arc<SagaRunner>,
+    /// Who waits for them.
+    pub completions: Arc<Completions>,
+    /// Rights of other regions.
+    pub rights: Arc<dyn RightsSource>,
+    /// What is known of the other regions; the heartbeats keep it.
+    pub peers: Arc<Mutex<Peers>>,
+    /// How long things may take.
+    pub settings: AppSettings,
+    in_flight: Mutex<BTreeSet<IntentKey>>,
+}
+
+/// How a placement ended for the one who asked.
+#[derive(Debug, Clone)]
+pub enum Placement {
+    /// The order is decided: confirmed, or cancelled with its reason.
+    Settled {
+        /// As it is.
+        order: Box<OrderRecord>,
+        /// The intent had its order before.
+        replayed: bool,
+    },
+    /// Durable; the saga goes on.
+    Running {
+        /// As it is.
+        order: Box<OrderRecord>,
+        /// The intent had its order before.
+        replayed: bool,
+    },
+    /// Nothing was reserved, nothing is held.
+    OutOfStock {
+        /// Why.
+        refusals: Vec<StockRefusal>,
+        /// It was refused before.
+        replayed: bool,
+    },
+    /// Another region took this intent: ask there; when it can't be asked, the copy is the best answer.
+    Elsewhere {
+        /// Which.
+        home: RegionId,
+        /// Its order as far as it was copied.
+        copy: Option<Box<OrderRecord>>,
+    },
+    /// The key was used for another request.
+    KeyReused,
+    /// The same intent is being carried out right now.
+    InFlight,
+    /// The request can't be an order.
+    Rejected(PlaceRejection),
+    /// This region takes no new orders.
+    Draining,
+}
+
+/// How another region looks from here.
+#[derive(Debug, Clone)]
+pub struct RegionStatus {
+    /// Which.
+    pub region: RegionId,
+    /// This one.
+    pub own: bool,
+    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`
+    pub status: &'static str,
+    /// What the heartbeats tell; `None` for this region.
+    pub view: Option<PeerView>,
+}
+
+impl App {
+    /// Puts the use cases together.
+    pub fn new(
+        region: Arc<Region>,
+        reader: Arc<dyn Reader>,
+        writer: Writer,
+        sagas: Arc<SagaRunner>,
+        rights: Arc<dyn RightsSource>,
+        peers: Arc<Mutex<Peers>>,
+        settings: AppSettings,
+    ) -> Self {
+        let completions = Arc::clone(&sagas.completions);
+        let in_flight = Mutex::new(BTreeSet::new());
+        Self { region, reader, writer, sagas, completions, rights, peers, settings, in_flight }
+    }
+
+    /// Places an order and waits for its saga at most `wait`.
+    pub async fn place_order(
+        &self,
+        request: PlaceRequest,
+        body_hash: String,
+        wait: Duration,
+    ) -> Result<Placement, WriteError> {
+        let Some(_guard) = InFlight::enter(&self.in_flight, &request.intent) else {
+            return Ok(Placement::InFlight);
+        };
+        let order_id = self.region.order_id();
+        let finished = self.completions.wait_for(order_id);
+        let lease_ms = u64::try_from(self.settings.saga_lease.as_millis()).unwrap_or(u64::MAX);
+        let prepare = |last_word| PlaceOrder {
+            request: request.clone(),
+            body_hash: body_hash.clone(),
+            order_id,
+            saga_lease_ms: lease_ms,
+            last_word,
+        };
+        let grant_wait = self.settings.grant_wait;
+        let outcome =
+            place_order(&self.writer, &self.region, self.rights.as_ref(), grant_wait, prepare)
+                .await;
+        let placement = match outcome {
+            Ok(PlaceOutcome::Placed(order, saga)) => {
+                self.sagas.start(*saga, order.as_ref().clone());
+                self.settle(order, finished, wait, false).await
+            }
+            Ok(PlaceOutcome::Replayed(order)) => {
+                let finished = self.completions.wait_for(order.order.id);
+                let order = self.reread(order).await;
+                let known = order.order.id;
+                let placement = self.settle(order, finished, wait, true).await;
+                self.completions.give_up(known);
+                placement
+            }
+            Ok(PlaceOutcome::OutOfStock { refusals, replayed }) => {
+                Placement::OutOfStock { refusals, replayed }
+            }
+            Ok(PlaceOutcome::Elsewhere(record, copy)) => {
+                Placement::Elsewhere { home: record.region, copy }
+            }
+            Ok(PlaceOutcome::KeyReused) => Placement::KeyReused,
+            Ok(PlaceOutcome::Rejected(rejection)) => Placement::Rejected(rejection),
+            Ok(PlaceOutcome::Draining) => Placement::Draining,
+            Ok(PlaceOutcome::Short(_)) => unreachable!("place_order answers no shortage"),
+            Err(error) => {
+                self.completions.give_up(order_id);
+                return Err(error);
+            }
+        };
+        self.completions.give_up(order_id);
+        Ok(placement)
+    }
+
+    /// The saga may have ended between the look-up and the registration of the waiter.
+    async fn reread(&self, order: Box<OrderRecord>) -> Box<OrderRecord> {
+        match self.reader.order(order.order.id).await {
+            Ok(Some(now)) => Box::new(now),
+            Ok(None) | Err(_) => order,
+        }
+    }
+
+    async fn settle(
+        &self,
+        order: Box<OrderRecord>,
+        finished: tokio::sync::oneshot::Receiver<OrderRecord>,
+        wait: Duration,
+        replayed: bool,
+    ) -> Placement {
+        if order.order.status() != OrderStatus::Pending && replayed {
+            return Placement::Settled { order, replayed };
+        }
+        match tokio::time::timeout(wait, finished).await {
+            Ok(Ok(order)) => Placement::Settled { order: Box::new(order), replayed },
+            Ok(Err(_)) | Err(_) => {
+                let order = self.reread(order).await;
+                if order.order.status() == OrderStatus::Pending {
+                    Placement::Running { order, replayed }
+                } else {
+                    Placement::Settled { order, replayed }
+                }
+            }
+        }
+    }
+
+    /// Changes what is on the shelf. Stock under other regions' rights is called back first.
+    pub async fn adjust_stock(
+        &self,
+        mut make: impl FnMut() -> AdjustStock + Send,
+    ) -> Result<AdjustOutcome, WriteError> {
+        let (outcome, _) = self.writer.submit(make()).await?;
+        let AdjustOutcome::Promised { wanted, removable } = outcome else { return Ok(outcome) };
+        let sku = make().key.sku;
+        let shortage = Shortage { sku, wanted, available_here: removable };
+        let obtained = self.rights.obtain(&[shortage], self.settings.grant_wait).await;
+        if !obtained.gained {
+            return Ok(outcome);
+        }
+        Ok(self.writer.submit(make()).await?.0)
+    }
+
+    /// A SKU as this region knows it. `None` when the catalogue has no such SKU.
+    pub async fn inventory(&self, sku: &Sku) -> Result<Option<InventoryView>, StoreError> {
+        if self.reader.product(sku).await?.is_none() {
+            return Ok(None);
+        }
+        let rows = self.reader.rights_of(sku).await?;
+        Ok(Some(inventory_view(self.region.id, self.region.epoch, rows)))
+    }
+
+    /// As of when the copies of a region's orders are complete. `None` for this region, and when
+    /// nothing was heard of the other since the start.
+    pub fn stale_as_of(&self, home: RegionId) -> Option<HlcTimestamp> {
+        self.peers.lock().expect("no panic while held").fresh_as_of(home)
+    }
+
+    /// A request to that region can be tried.
+    pub fn is_reachable(&self, region: RegionId) -> bool {
+        let now_ms = self.region.clock.monotonic_ms();
+        self.peers.lock().expect("no panic while held").reachable(region, now_ms)
+    }
+
+    /// Every region as seen from here, this one first.
+    pub fn regions(&self) -> Vec<RegionStatus> {
+        let own_status = if self.region.is_draining() { "draining" } else { "ready" };
+        let own =
+            RegionStatus { region: self.region.id, own: true, status: own_status, view: None };
+        let now_ms = self.region.clock.monotonic_ms();
+        let views = self.peers.lock().expect("no panic while held").views(now_ms);
+        let others = views.into_iter().map(|view| {
+            let status = match view.link {
+                LinkState::Up if view.draining => "draining",
+                LinkState::Up => "ready",
+                LinkState::OneWay => "one_way",
+                LinkState::Silent => "silent",
+                LinkState::NeverHeard => "never_heard",
+            };
+            RegionStatus { region: view.region, own: false, status, view: Some(view) }
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Looks at a saga again now. `false` when there is none, or it is over.
+    pub async fn retry_saga(&self, id: SagaId) -> Result<bool, StoreError> {
+        let Some(saga) = self.reader.saga(id).await?.filter(|saga| !saga.state.is_over()) else {
+            return Ok(false);
+        };
+        let Some(order) = self.reader.order(saga.order_id).await? else { return Ok(false) };
+        self.sagas.start(saga, order);
+        Ok(true)
+    }
+
+    /// A payment provider says that something happened to an order: look now.
+    pub async fn nudge_order(&self, id: OrderId) -> Result<(), StoreError> {
+        match self.reader.order(id).await? {
+            Some(order) if order.order.home_region == self.region.id => {
+                self.sagas.nudge(order).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Holds an intent while its first request is under way.
+struct InFlight<'a> {
+    set: &'a Mutex<BTreeSet<IntentKey>>,
+    intent: IntentKey,
+}
+
+impl<'a> InFlight<'a> {
+    fn enter(set: &'a Mutex<BTreeSet<IntentKey>>, intent: &IntentKey) -> Option<Self> {
+        let fresh = set.lock().expect("no panic while held").insert(intent.clone());
+        fresh.then(|| Self { set, intent: intent.clone() })
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.set.lock().expect("no panic while held").remove(&self.intent);
+    }
+}
