@@ -1,1 +1,3 @@
+//! One region's parts as real processes.
 
+mod payment_simulator;
