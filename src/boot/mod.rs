@@ -1,1 +1,4 @@
 //! Puts the parts together: the only place that names both ports and adapters.
+
+mod health;
+pub mod server;

@@ -1,11 +1,47 @@
-//! `entrepot serve`.
+//! `entrepot serve`: one region's server, as production runs it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// One region's server.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-pub(super) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`entrepot serve` is being built")
+use crate::config::Config;
+use crate::runtime::{environment, spawn_named};
+use crate::telemetry::{self, LogFormat};
+use crate::types::RegionId;
+
+/// Runs one region's server until it is told to stop (Ctrl-C or SIGTERM), then drains.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: entrepot serve --config region-config/production-eu-west.toml --region eu-west"
+)]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Which of its regions this is.
+    #[arg(long, value_name = "NAME")]
+    region: RegionId,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "human")]
+    log_format: LogFormat,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::start(args.log_format, environment("RUST_LOG").as_deref())?;
+    let config = Config::load(&args.config)?.for_region(args.region)?;
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stopper = stop.clone();
+    drop(spawn_named("signals", async move {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => drop(interrupted),
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopper.cancel();
+    }));
+    crate::boot::server::run(config, stop).await?;
+    Ok(ExitCode::SUCCESS)
 }
