@@ -12,6 +12,7 @@ mod completions;
 mod inventory;
 mod place_order;
 mod region;
+pub mod rights;
 mod run_saga;
 mod service;
 mod signals;
