@@ -1,4 +1,5 @@
 //! Puts the parts together: the only place that names both ports and adapters.
 
 mod health;
+pub(crate) mod local;
 pub mod server;

@@ -1,11 +1,28 @@
 //! `entrepot down`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Stops a detached deployment.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+use crate::boot::local;
 
-pub(super) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`entrepot down` is being built")
+/// Stops a deployment in order, and returns when it is gone.
+///
+/// Its data stay: `entrepot up` goes on with them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  entrepot down --data-dir /tmp/shop")]
+pub(super) struct Args {
+    /// The deployment's folder.
+    #[arg(long, env = "ENTREPOT_DATA_DIR", default_value = ".entrepot", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let folder = args.data_dir.display();
+    if local::down(&args.data_dir).await? {
+        println!("stopped; the data stay in {folder}");
+    } else {
+        println!("no deployment runs on {folder}");
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,29 @@
 //! `entrepot status`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use crate::boot::local;
 
 /// What runs where.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = "Example:\n  entrepot status --json | jq -r '.regions[0].database_url'")]
+pub(super) struct Args {
+    /// The deployment's folder.
+    #[arg(long, env = "ENTREPOT_DATA_DIR", default_value = ".entrepot", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Prints everything, also pids and database URLs (with their passwords), as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(super) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`entrepot status` is being built")
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = local::report(&args.data_dir).await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,297 @@
+//! The global load balancer: `HAProxy` with a configuration made from the regions.
+//!
+//! A request goes to the home region in its token, else to the region of its country (`X-Country`, or
+//! `CF-IPCountry` as a content network sets it), else to the default region, which stands for "the
+//! nearest" on one machine. A region is up while its `/readyz` answers 200. Where the chosen region is
+//! down, the next one in the order of the link latencies answers, and learns from `X-Preferred-Region`
+//! for whom.
+//!
+//! A request that may have reached a region is never sent again by the balancer: only a connection
+//! that could not be opened is retried. Clients retry with their idempotency key.
+//!
+//! The token is only read here to choose a region, not checked: a forged claim leads to a region that
+//! refuses the token.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::net::TcpStream;
+
+use super::process::Spec;
+use crate::config::Config;
+use crate::types::RegionId;
+
+/// Open requests of a region that is going away finish meanwhile.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// `HAProxy` reads at most 64 words a line.
+const COUNTRIES_PER_LINE: usize = 40;
+
+/// A checked server is down after two failures 200 ms apart, each of at most 400 ms: 1.2 s at worst
+/// for a frozen one, at once for a dead one after two refused connections. It is up again after two.
+const TIMES_AND_CHECKS: &str = "    timeout connect 400ms
+    timeout check 400ms
+    timeout client 75s
+    timeout http-request 5s
+    timeout http-keep-alive 60s
+    timeout queue 2s
+    # Longer than the longest wait that a client may prefer (30 s).
+    timeout server 40s
+    retries 3
+    option redispatch 1
+    retry-on conn-failure
+    option httpchk GET /readyz
+    http-check expect status 200
+    default-server check inter 200ms fastinter 200ms downinter 200ms fall 2 rise 2 on-marked-down shutdown-sessions
+    option forwardfor
+";
+
+/// The load balancer of a deployment.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadBalancer {
+    pub(crate) program: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) port: u16,
+}
+
+impl LoadBalancer {
+    /// How to run it.
+    pub(crate) fn spec(&self) -> Spec {
+        Spec {
+            name: "load-balancer".to_owned(),
+            program: self.program.clone(),
+            arguments: vec!["-db".into(), "-f".into(), self.config.clone().into_os_string()],
+            environment: Vec::new(),
+            run_as: None,
+            directory: PathBuf::from("/"),
+            log: self.log.clone(),
+            // Finishes open requests, takes no new ones.
+            stop_signal: Signal::SIGUSR1,
+            stop_grace: STOP_GRACE,
+        }
+    }
+
+    /// Whether it listens.
+    pub(crate) async fn is_ready(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
+    }
+}
+
+/// `HAProxy`'s configuration for a file whose regions all have addresses.
+pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
+    let listen = config.load_balancer.ok_or_else(|| {
+        anyhow::anyhow!("{}: no [load_balancer] with `listen`", config.file.display())
+    })?;
+    let mut text = String::from(
+        "# Written by `entrepot up`.\n\
+         global\n    maxconn 4096\n    log stdout format raw daemon notice\n\n\
+         defaults\n    mode http\n    log global\n",
+    );
+    text.push_str(TIMES_AND_CHECKS);
+    write!(text, "\nfrontend entrance\n    bind {listen}\n")?;
+    frontend(&mut text, config)?;
+    for region in &config.regions {
+        backend(&mut text, config, region.name)?;
+    }
+    Ok(text)
+}
+
+fn frontend(text: &mut String, config: &Config) -> std::fmt::Result {
+    text.push_str(
+        "    http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')\n\
+         \x20   http-request set-var(txn.country) req.hdr(CF-IPCountry),upper\n\
+         \x20   http-request set-var(txn.country) req.hdr(X-Country),upper if { req.hdr(X-Country) -m found }\n",
+    );
+    for region in &config.regions {
+        let name = region.name;
+        writeln!(
+            text,
+            "    http-request set-var(txn.region) str({name}) if {{ var(txn.home) -m str {name} }}"
+        )?;
+    }
+    for region in &config.regions {
+        let name = region.name;
+        let countries: Vec<_> = config
+            .countries
+            .iter()
+            .filter(|(_, served_by)| **served_by == name)
+            .map(|(country, _)| country.as_str())
+            .collect();
+        for countries in countries.chunks(COUNTRIES_PER_LINE) {
+            writeln!(
+                text,
+                "    http-request set-var(txn.region) str({name}) if !{{ var(txn.region) -m found }} \
+                 {{ var(txn.country) -m str {} }}",
+                countries.join(" ")
+            )?;
+        }
+    }
+    writeln!(text, "    use_backend %[var(txn.region)] if {{ var(txn.region) -m found }}")?;
+    writeln!(text, "    default_backend {}", config.default_region)
+}
+
+fn backend(text: &mut String, config: &Config, region: RegionId) -> std::fmt::Result {
+    write!(text, "\nbackend {region}\n    http-request set-header X-Preferred-Region {region}\n")?;
+    for name in nearest_first(config, region) {
+        let Some(server) = config.region(name).and_then(|other| other.server.as_ref()) else {
+            continue;
+        };
+        let backup = if name == region { "" } else { " backup" };
+        writeln!(text, "    server {name} {}{backup}", server.http_listen)?;
+    }
+    Ok(())
+}
+
+/// A region, then the others by measured latency; without measurements in the order of the file.
+fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> {
+    let distance = |other: RegionId| {
+        let measured = config.link_latencies.iter().find(|link| {
+            (link.between, link.and) == (region, other)
+                || (link.and, link.between) == (region, other)
+        });
+        match measured {
+            Some(link) => link.round_trip,
+            None if other == region => Duration::ZERO,
+            None => Duration::MAX,
+        }
+    };
+    let mut names: Vec<_> = config.regions.iter().map(|region| region.name).collect();
+    names.sort_by_key(|name| (*name != region, distance(*name)));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use expect_test::expect;
+
+    use super::*;
+    use crate::boot::local::programs;
+
+    const REGIONS: &str = r#"
+[deployment]
+name = "test"
+default_region = "b"
+[load_balancer]
+listen = "127.0.0.1:9080"
+[countries]
+DE = "b"
+FR = "b"
+US = "a"
+[auth]
+issuer = "i"
+audience = "a"
+jwks_file = "Cargo.toml"
+[payments]
+url = "http://localhost:9090"
+[[link_latencies]]
+between = "a"
+and = "c"
+round_trip_us = 10
+[[link_latencies]]
+between = "b"
+and = "a"
+round_trip_us = 20
+"#;
+
+    fn config() -> Config {
+        let mut text = REGIONS.to_owned();
+        for (number, name) in ["a", "b", "c"].iter().enumerate() {
+            write!(
+                text,
+                "[[regions]]\nname = \"{name}\"\nnumber = {}\nhttp_listen = \"127.0.0.1:910{number}\"\n\
+                 http_url = \"http://127.0.0.1:910{number}\"\n\
+                 database_url = \"postgres://app@127.0.0.1:912{number}/e\"\n\
+                 nats_url = \"nats://127.0.0.1:913{number}\"\n",
+                number + 1
+            )
+            .unwrap();
+            for peer in ["a", "b", "c"].iter().filter(|peer| *peer != name) {
+                write!(
+                    text,
+                    "[[regions.peers]]\nname = \"{peer}\"\nhttp_url = \"http://localhost\"\n\
+                     nats_url = \"nats://localhost\"\n"
+                )
+                .unwrap();
+            }
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("test.toml");
+        Config::parse(&text, &path).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    #[expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
+    fn the_configuration_names_every_region_and_the_way_round_a_failure() {
+        expect![[r#"
+            # Written by `entrepot up`.
+            global
+                maxconn 4096
+                log stdout format raw daemon notice
+
+            defaults
+                mode http
+                log global
+                timeout connect 400ms
+                timeout check 400ms
+                timeout client 75s
+                timeout http-request 5s
+                timeout http-keep-alive 60s
+                timeout queue 2s
+                # Longer than the longest wait that a client may prefer (30 s).
+                timeout server 40s
+                retries 3
+                option redispatch 1
+                retry-on conn-failure
+                option httpchk GET /readyz
+                http-check expect status 200
+                default-server check inter 200ms fastinter 200ms downinter 200ms fall 2 rise 2 on-marked-down shutdown-sessions
+                option forwardfor
+
+            frontend entrance
+                bind 127.0.0.1:9080
+                http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')
+                http-request set-var(txn.country) req.hdr(CF-IPCountry),upper
+                http-request set-var(txn.country) req.hdr(X-Country),upper if { req.hdr(X-Country) -m found }
+                http-request set-var(txn.region) str(a) if { var(txn.home) -m str a }
+                http-request set-var(txn.region) str(b) if { var(txn.home) -m str b }
+                http-request set-var(txn.region) str(c) if { var(txn.home) -m str c }
+                http-request set-var(txn.region) str(a) if !{ var(txn.region) -m found } { var(txn.country) -m str US }
+                http-request set-var(txn.region) str(b) if !{ var(txn.region) -m found } { var(txn.country) -m str DE FR }
+                use_backend %[var(txn.region)] if { var(txn.region) -m found }
+                default_backend b
+
+            backend a
+                http-request set-header X-Preferred-Region a
+                server a 127.0.0.1:9100
+                server c 127.0.0.1:9102 backup
+                server b 127.0.0.1:9101 backup
+
+            backend b
+                http-request set-header X-Preferred-Region b
+                server b 127.0.0.1:9101
+                server a 127.0.0.1:9100 backup
+                server c 127.0.0.1:9102 backup
+
+            backend c
+                http-request set-header X-Preferred-Region c
+                server c 127.0.0.1:9102
+                server a 127.0.0.1:9100 backup
+                server b 127.0.0.1:9101 backup
+        "#]].assert_eq(&render(&config()).unwrap());
+    }
+
+    #[test]
+    fn haproxy_accepts_it() {
+        let Some(program) = programs::in_path("haproxy") else { return };
+        let file = std::env::temp_dir().join(format!("entrepot {}.cfg", std::process::id()));
+        std::fs::write(&file, render(&config()).unwrap()).unwrap();
+        let check =
+            std::process::Command::new(program).arg("-c").arg("-f").arg(&file).output().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert!(check.status.success() && !said.contains("WARNING"), "{said}");
+    }
+}

@@ -1,0 +1,61 @@
+//! A whole deployment on one machine: what `entrepot up` runs.
+//!
+//! A supervisor process starts, for each region, a PostgreSQL, a NATS server and `entrepot serve`,
+//! beside them the payment simulator and the load balancer, and carries all traffic between regions
+//! itself, over [`links`] that can be slowed and cut. Children that die are started again
+//! ([`supervise`]); everything is told to a running supervisor over a socket in the data directory
+//! ([`control`]).
+//!
+//! What is not here: anything a region needs to work. A region only ever sees a configuration file
+//! with addresses, and can't tell a local deployment from production.
+
+mod control;
+mod deployment;
+mod effective;
+mod haproxy;
+mod layout;
+mod links;
+mod lock;
+mod nats;
+mod postgres;
+mod probe;
+mod process;
+mod programs;
+mod run;
+mod secrets;
+mod start;
+mod status;
+mod supervise;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub(crate) use control::{Action, Component, LinkChange, Request};
+pub(crate) use run::{detach, down, report, request, run};
+
+/// What to bring up, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The configuration; without one, that of the current directory or the built-in one.
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) base_port: u16,
+    /// Links have the measured latencies of the configuration.
+    pub(crate) wan: bool,
+}
+
+impl Options {
+    /// The command line that means the same.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            vec!["up".into(), "--data-dir".into(), self.data_dir.clone().into()];
+        arguments.extend(["--base-port".into(), self.base_port.to_string().into()]);
+        if let Some(config) = &self.config {
+            arguments.extend(["--config".into(), config.clone().into()]);
+        }
+        if self.wan {
+            arguments.extend(["--latency-profile".into(), "wan".into()]);
+        }
+        arguments
+    }
+}
