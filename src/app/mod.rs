@@ -9,9 +9,12 @@ mod advance_saga;
 mod cancel_duplicate;
 mod catalogue;
 mod completions;
+mod in_flight;
+mod intent_lookup;
 mod inventory;
 mod place_order;
 mod region;
+pub mod rights;
 mod run_saga;
 mod service;
 mod signals;
@@ -22,6 +25,8 @@ pub use advance_saga::{Advance, AdvanceSaga};
 pub use cancel_duplicate::{CancelDuplicate, settle_contested};
 pub use catalogue::{Put, PutNode, PutOutcome, PutProduct};
 pub use completions::Completions;
+pub use in_flight::{InFlightGuard, InFlightIntents};
+pub use intent_lookup::{INTENT_REQUEST, IntentHandler, IntentLookup, Knowledge};
 pub use inventory::{
     AdjustOutcome, AdjustStock, Adjusted, Adjustment, InventoryView, NodeView, RegionView,
     inventory_view,

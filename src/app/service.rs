@@ -1,10 +1,9 @@
 //! Everything that can be asked of a region: what `http` calls.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::domain::idempotency::{IntentKey, StockRefusal};
+use crate::domain::idempotency::StockRefusal;
 use crate::domain::inventory::Shortage;
 use crate::domain::order::place::{PlaceRejection, PlaceRequest};
 use crate::domain::order::{OrderRecord, OrderStatus};
@@ -13,8 +12,9 @@ use crate::replication::{LinkState, PeerView, Peers};
 use crate::types::{HlcTimestamp, OrderId, RegionId, SagaId, Sku};
 
 use super::{
-    AdjustOutcome, AdjustStock, Completions, InventoryView, PlaceOrder, PlaceOutcome, Region,
-    SagaRunner, WriteError, Writer, inventory_view, place_order,
+    AdjustOutcome, AdjustStock, Completions, InFlightIntents, IntentLookup, InventoryView,
+    Knowledge, PlaceOrder, PlaceOutcome, Region, SagaRunner, WriteError, Writer, inventory_view,
+    place_order,
 };
 
 /// How long things may take.
@@ -46,7 +46,10 @@ pub struct App {
     pub peers: Arc<Mutex<Peers>>,
     /// How long things may take.
     pub settings: AppSettings,
-    in_flight: Mutex<BTreeSet<IntentKey>>,
+    /// Intents under way.
+    pub in_flight: Arc<InFlightIntents>,
+    /// Asks other regions about intents; `None` where there are none.
+    pub lookup: Option<IntentLookup>,
 }
 
 /// How a placement ended for the one who asked.
@@ -112,23 +115,49 @@ impl App {
         sagas: Arc<SagaRunner>,
         rights: Arc<dyn RightsSource>,
         peers: Arc<Mutex<Peers>>,
+        lookup: Option<IntentLookup>,
         settings: AppSettings,
     ) -> Self {
         let completions = Arc::clone(&sagas.completions);
-        let in_flight = Mutex::new(BTreeSet::new());
-        Self { region, reader, writer, sagas, completions, rights, peers, settings, in_flight }
+        let in_flight = Arc::new(InFlightIntents::default());
+        Self {
+            region,
+            reader,
+            writer,
+            sagas,
+            completions,
+            rights,
+            peers,
+            settings,
+            in_flight,
+            lookup,
+        }
     }
 
-    /// Places an order and waits for its saga at most `wait`.
+    /// Places an order and waits for its saga at most `wait`. `strayed`: the request belongs to another
+    /// region's shopper, so an earlier attempt may have gone there.
     pub async fn place_order(
         &self,
         request: PlaceRequest,
         body_hash: String,
         wait: Duration,
+        strayed: bool,
     ) -> Result<Placement, WriteError> {
-        let Some(_guard) = InFlight::enter(&self.in_flight, &request.intent) else {
+        let Some(_guard) = self.in_flight.enter(&request.intent) else {
             return Ok(Placement::InFlight);
         };
+        if let Some(lookup) = self.lookup.as_ref().filter(|_| strayed) {
+            match lookup.ask(&request.intent).await {
+                Knowledge::Unknown => {}
+                Knowledge::InFlight => return Ok(Placement::InFlight),
+                Knowledge::Taken(record) if record.body_hash != body_hash => {
+                    return Ok(Placement::KeyReused);
+                }
+                Knowledge::Taken(record) => {
+                    return Ok(Placement::Elsewhere { home: record.region, copy: None });
+                }
+            }
+        }
         let order_id = self.region.order_id();
         let finished = self.completions.wait_for(order_id);
         let lease_ms = u64::try_from(self.settings.saga_lease.as_millis()).unwrap_or(u64::MAX);
@@ -281,24 +310,5 @@ impl App {
             }
             Some(_) | None => Ok(()),
         }
-    }
-}
-
-/// Holds an intent while its first request is under way.
-struct InFlight<'a> {
-    set: &'a Mutex<BTreeSet<IntentKey>>,
-    intent: IntentKey,
-}
-
-impl<'a> InFlight<'a> {
-    fn enter(set: &'a Mutex<BTreeSet<IntentKey>>, intent: &IntentKey) -> Option<Self> {
-        let fresh = set.lock().expect("no panic while held").insert(intent.clone());
-        fresh.then(|| Self { set, intent: intent.clone() })
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.set.lock().expect("no panic while held").remove(&self.intent);
     }
 }

@@ -124,7 +124,7 @@ fn app(
         saga_lease: orders.saga_lease,
         saga_stuck: orders.saga_stuck,
     };
-    Ok(Arc::new(App::new(region, store, writer, sagas, Arc::new(Alone), peers, settings)))
+    Ok(Arc::new(App::new(region, store, writer, sagas, Arc::new(Alone), peers, None, settings)))
 }
 
 fn start_workers(tasks: &TaskSet, app: &Arc<App>) {

@@ -43,23 +43,12 @@ pub struct Asking {
 enum Peer {
     /// Not asked yet.
     Fresh,
-    /// Asked for `need`, while `inflow` had flowed to it as far as we knew; its answer is awaited.
-    Asked { inflow: u64, need: u64 },
+    /// Asked, while `inflow` had flowed to it as far as we knew; its answer is awaited.
+    Asked { inflow: u64 },
     /// Answered, and knew then that `inflow` had flowed to it.
-    Answered { inflow: u64, left: Left },
+    Answered { inflow: u64, busy: bool },
     /// Does not answer: what it holds can't be had.
     Silent,
-}
-
-/// What an answer says of what is left at its sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// It gave all that was asked for: there may be more.
-    More,
-    /// It gave less than that: there is none.
-    Nothing,
-    /// It kept units for orders of its own: there may be some in a moment.
-    Busy,
 }
 
 /// A request to send.
@@ -111,12 +100,6 @@ impl Asking {
         asking
     }
 
-    /// More orders wait for the same SKU.
-    pub fn need_more(&mut self, units: u64) {
-        self.need = self.need.saturating_add(units);
-        self.want = self.want.saturating_add(units);
-    }
-
     /// How many units have arrived since the beginning, whoever sent them.
     pub fn obtained(&self) -> u64 {
         self.inflow(self.own) - self.inflow_at_start
@@ -147,33 +130,26 @@ impl Asking {
             return Step::Wait;
         }
         let busy = |(&region, peer): (&RegionId, &Peer)| {
-            matches!(peer, Peer::Answered { left: Left::Busy, .. }) && self.rights(region) > 0
+            matches!(peer, Peer::Answered { busy: true, .. }) && self.rights(region) > 0
         };
         if self.peers.iter().any(busy) { Step::Pause } else { Step::Exhausted }
     }
 
-    /// A peer answered: the rows it knows, what it granted, and whether it kept units for orders of
-    /// its own.
+    /// A peer answered: the rows it knows, and whether it kept units for orders of its own.
     pub fn answered(
         &mut self,
         from: RegionId,
         rows: &SkuRows,
-        granted: u64,
         busy: bool,
     ) -> Result<(), MergeError> {
         if let Some(peer) = self.peers.get_mut(&from)
-            && let Peer::Asked { inflow: told, need } = *peer
+            && let Peer::Asked { inflow: told } = *peer
         {
             let received = |node: &BTreeMap<RegionId, Row>| node.get(&from).map(|row| row.received);
             let received = rows.values().filter_map(received);
             let credited = rows.values().flatten().map(|(_, row)| row.granted_to(from));
             let knew = received.chain(credited).fold(0, u64::saturating_add);
-            let left = match (busy, granted >= need) {
-                (true, _) => Left::Busy,
-                (false, true) => Left::More,
-                (false, false) => Left::Nothing,
-            };
-            *peer = Peer::Answered { inflow: knew.max(told), left };
+            *peer = Peer::Answered { inflow: knew.max(told), busy };
         }
         let (own, epoch) = (self.own, self.epoch);
         for (node, rows) in rows {
@@ -198,7 +174,7 @@ impl Asking {
     /// The pause is over: busy peers may be asked again.
     pub fn resume(&mut self) {
         for peer in self.peers.values_mut() {
-            if let Peer::Answered { left: Left::Busy, .. } = peer {
+            if let Peer::Answered { busy: true, .. } = peer {
                 *peer = Peer::Fresh;
             }
         }
@@ -233,9 +209,8 @@ impl Asking {
     fn may_have_more(&self, region: RegionId, peer: Peer) -> bool {
         match peer {
             Peer::Fresh => true,
-            Peer::Answered { inflow, left } => {
-                let credited = self.inflow(region) > inflow;
-                self.rights(region) > 0 && (credited || left == Left::More)
+            Peer::Answered { inflow, .. } => {
+                self.inflow(region) > inflow && self.rights(region) > 0
             }
             Peer::Asked { .. } | Peer::Silent => false,
         }
@@ -243,7 +218,7 @@ impl Asking {
 
     fn request(&mut self, to: RegionId, need: u64) -> Request {
         let inflow = self.inflow(to);
-        self.peers.insert(to, Peer::Asked { inflow, need });
+        self.peers.insert(to, Peer::Asked { inflow });
         let want = self.want.saturating_sub(self.obtained()).max(need);
         let rows = |(node, ledger): (&NodeId, &Ledger)| (node.clone(), ledger.rows().clone());
         Request { to, need, want, rows: self.ledgers.iter().map(rows).collect() }
@@ -301,14 +276,13 @@ mod tests {
         }
     }
 
-    fn give(giver: &mut Ledgers, to: RegionId, units: u64) -> u64 {
+    fn give(giver: &mut Ledgers, to: RegionId, units: u64) {
         let held: BTreeMap<NodeId, u64> =
             giver.iter().map(|(node, ledger)| (node.clone(), ledger.spendable())).collect();
         let units = units.min(held.values().sum());
         for (node, units) in spread(units, &held) {
             giver.get_mut(&node).unwrap().grant(to, units).unwrap();
         }
-        units
     }
 
     fn asking(ledgers: &Ledgers, need: u64, peers: &[usize]) -> Asking {
@@ -317,18 +291,13 @@ mod tests {
     }
 
     /// A giver handles a request: learns, then gives.
-    fn serve(
-        giver: &mut Ledgers,
-        own: RegionId,
-        asker: RegionId,
-        request: &Request,
-    ) -> (SkuRows, u64) {
+    fn serve(giver: &mut Ledgers, own: RegionId, asker: RegionId, request: &Request) -> SkuRows {
         learn(giver, &request.rows);
         let held = giver.values().map(Ledger::spendable).sum();
         let demand = GiverDemand::default();
         let grant = decide_grant(own, held, asker, request.need, request.want, demand);
-        let granted = give(giver, asker, grant.units);
-        (rows_of(giver), granted)
+        give(giver, asker, grant.units);
+        rows_of(giver)
     }
 
     /// Grants among the peers of region 0: from, to, units, and whether the receiver is told.
@@ -338,7 +307,7 @@ mod tests {
         let count = world.len() - 1;
         let (from, to) = (1 + from % count, 1 + to % count);
         if from != to {
-            let _ = give(&mut world[from], region(to), units);
+            give(&mut world[from], region(to), units);
             if told {
                 let rows = rows_of(&world[from]);
                 learn(&mut world[to], &rows);
@@ -364,8 +333,8 @@ mod tests {
             }
             let next = in_flight.remove(0);
             let index = NAMES.iter().position(|&name| name == next.to.as_str()).unwrap();
-            let (rows, granted) = serve(&mut world[index], next.to, region(0), &next);
-            asking.answered(next.to, &rows, granted, false).unwrap();
+            let rows = serve(&mut world[index], next.to, region(0), &next);
+            asking.answered(next.to, &rows, false).unwrap();
         }
         panic!("asking does not come to an end");
     }
@@ -412,20 +381,7 @@ mod tests {
         world[0].get_mut(&node(0)).unwrap().spend(1).unwrap();
         let rows = rows_of(&world[0]);
         learn(&mut world[1], &rows);
-        asking.answered(region(1), &rows_of(&world[1]), 0, false).unwrap();
-    }
-
-    #[test]
-    fn orders_that_come_later_are_asked_for_in_the_same_search() {
-        let mut world = regions(&[0, 5]);
-        let mut asking = asking(&world[0], 1, &[1]);
-        let Step::Ask(requests) = asking.step() else { panic!("has to ask") };
-        asking.need_more(2);
-        let (rows, granted) = serve(&mut world[1], region(1), region(0), &requests[0]);
-        asking.answered(region(1), &rows, granted, false).unwrap();
-        assert_eq!(asking.obtained(), 1);
-        let Step::Ask(requests) = asking.step() else { panic!("has to ask for more") };
-        assert_eq!(requests[0].need, 2);
+        asking.answered(region(1), &rows_of(&world[1]), false).unwrap();
     }
 
     #[test]
@@ -433,12 +389,12 @@ mod tests {
         let mut world = regions(&[0, 1]);
         let mut asking = asking(&world[0], 1, &[1]);
         assert!(matches!(asking.step(), Step::Ask(_)));
-        asking.answered(region(1), &rows_of(&world[1]), 0, true).unwrap();
+        asking.answered(region(1), &rows_of(&world[1]), true).unwrap();
         assert_eq!(asking.step(), Step::Pause);
         asking.resume();
         assert!(matches!(asking.step(), Step::Ask(_)));
         world[1].get_mut(&node(1)).unwrap().spend(1).unwrap();
-        asking.answered(region(1), &rows_of(&world[1]), 0, false).unwrap();
+        asking.answered(region(1), &rows_of(&world[1]), false).unwrap();
         assert_eq!(asking.step(), Step::Exhausted);
     }
 

@@ -207,6 +207,9 @@ impl Ledger {
     pub fn merge(&mut self, owner: RegionId, row: Row) -> Result<Merged, MergeError> {
         let version = row.version;
         row.check(owner).map_err(|unsound| MergeError::Unsound { owner, unsound })?;
+        if version == 0 {
+            return Ok(Merged::default());
+        }
         if owner == self.own {
             let own = self.own_row();
             if row.supersedes(own) || row.forks_from(own) {

@@ -20,6 +20,7 @@
 //! | `asking` | whom a region asks for missing units, and when it may give up |
 //! | `rate`, `rebalance` | how fast a key sells, and what to move ahead of demand |
 //! | `digest` | how two regions find the rows in which they differ |
+//! | `message` | what they say to each other |
 //!
 //! Absent on purpose: clocks, leases and causal order. No rule here rests on one.
 
@@ -27,6 +28,7 @@ mod asking;
 mod digest;
 mod grant;
 mod ledger;
+mod message;
 mod rate;
 mod rebalance;
 mod row;
@@ -37,6 +39,10 @@ pub use asking::{Asking, Request, SkuRows, Step};
 pub use digest::{BUCKETS, BucketDigest, Differences, Digest, bucket_of};
 pub use grant::{GiverDemand, Grant, decide_grant, spread};
 pub use ledger::{Ledger, MergeError, Merged, Refusal};
+pub use message::{
+    DigestAnswer, KeyedRow, NamedGrant, PullRows, ROWS_PER_MESSAGE_MAX, Rows, TransferAnswer,
+    TransferRequest,
+};
 pub use rate::SpendRate;
 pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, plan as plan_rebalance};
 pub use row::{Row, UNITS_MAX, Unsound};

@@ -1,6 +1,7 @@
 //! The traits through which the core asks the world. Adapters implement them; only `boot` names both.
 
 mod bus;
+mod escrow;
 mod payments;
 mod replication;
 mod rights;
@@ -8,6 +9,7 @@ pub mod store;
 mod time;
 
 pub use bus::{Acknowledge, Bus, BusError, Delivery, RequestHandler, RequestKind};
+pub use escrow::{Credit, Given, MergeReport, Moved, Reachability, RightsStore, SkuLedgers};
 pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use rights::{Obtained, RightsSource};

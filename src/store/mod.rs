@@ -9,10 +9,12 @@ mod lease;
 mod load;
 mod migrate;
 mod read;
+mod rights;
 mod sagas;
 mod start;
 
 pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
+pub use rights::PgRights;
 pub use start::{Start, StartError};
 
 use std::time::Duration;
@@ -25,8 +27,14 @@ use crate::types::RegionId;
 pub(crate) use lease::{Lease, within};
 
 /// Every statement of this module.
-pub const STATEMENTS: &[&[&str]] =
-    &[commit::STATEMENTS, load::STATEMENTS, read::STATEMENTS, sagas::STATEMENTS, start::STATEMENTS];
+pub const STATEMENTS: &[&[&str]] = &[
+    commit::STATEMENTS,
+    load::STATEMENTS,
+    read::STATEMENTS,
+    rights::STATEMENTS,
+    sagas::STATEMENTS,
+    start::STATEMENTS,
+];
 
 /// One region's database.
 #[derive(Debug, Clone)]

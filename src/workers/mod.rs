@@ -4,6 +4,10 @@
 //! work, a restart and a second process. None retries inside: the next round is the retry.
 
 mod contested;
+pub mod grants;
+mod rebalancer;
+mod row_digest;
+mod row_shipper;
 mod saga_recovery;
 mod stuck_sagas;
 

@@ -104,18 +104,10 @@ impl Account {
         *self.invoices_skipped.entry(reason).or_default() += 1;
     }
 
-    /// The file's total in whole minor units: all tallies and the rest together.
+    /// What the tallies add up to. With the rest it is the file's total.
     pub(super) fn total_minor(&self) -> i128 {
         let skipped: i128 = self.skipped.values().map(|tally| tally.minor).sum();
-        self.ordered.minor
-            + self.cancelled.minor
-            + skipped
-            + self.rest_parts / i128::from(PARTS_PER_MINOR)
-    }
-
-    /// What the file's total has below a minor unit, in hundredths of it.
-    pub(super) fn total_rest_parts(&self) -> i128 {
-        self.rest_parts % i128::from(PARTS_PER_MINOR)
+        self.ordered.minor + self.cancelled.minor + skipped
     }
 
     /// Whether each invoice and each line is in exactly one place.

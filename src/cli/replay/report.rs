@@ -63,9 +63,9 @@ struct CancelledLines {
 
 #[derive(Debug, Serialize)]
 struct Amounts {
-    /// `ordered + cancelled + skipped`, rounded down to whole pence a line and made whole again.
+    /// `ordered + cancelled + skipped`: quantity × price of every line, in whole pence a line.
     file_total: i64,
-    /// What the file's total has below a penny, in hundredths of a penny.
+    /// What all lines together have below whole pence, in hundredths of a penny.
     file_total_hundredths: i64,
     ordered: i64,
     cancelled: i64,
@@ -112,7 +112,7 @@ pub(super) fn summary(
         },
         amounts_minor: Amounts {
             file_total: minor(account.total_minor()),
-            file_total_hundredths: minor(account.total_rest_parts()),
+            file_total_hundredths: minor(account.rest_parts),
             ordered: minor(account.ordered.minor),
             cancelled: minor(account.cancelled.minor),
             skipped: account

@@ -1,0 +1,61 @@
+//! Answers peers that ask for rights.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::Rights;
+use crate::domain::inventory::{StockDelta, StockDeltas};
+use crate::escrow::{GiverDemand, TransferAnswer, TransferRequest};
+use crate::ports::RequestHandler;
+use crate::types::{RegionId, StockKey};
+
+/// Gives rights to peers.
+pub struct Giver {
+    rights: Arc<Rights>,
+}
+
+impl Giver {
+    /// Gives what `rights` has.
+    pub fn new(rights: Arc<Rights>) -> Self {
+        Self { rights }
+    }
+
+    async fn give(
+        &self,
+        asker: RegionId,
+        request: &TransferRequest,
+    ) -> Result<TransferAnswer, String> {
+        let rights = &self.rights;
+        let demand = GiverDemand {
+            waiting: rights.waiting.units(&request.sku, rights.clock.monotonic_ms()),
+            expected: rights.board.expected(&request.sku),
+        };
+        let given = rights
+            .store
+            .give(asker, request, demand)
+            .await
+            .map_err(|error| format!("nothing was decided: {error}; ask again"))?;
+        rights.take_note(&given.learned);
+        let changed: StockDeltas = given
+            .grants
+            .keys()
+            .map(|node| StockKey { sku: request.sku.clone(), node: node.clone() })
+            .map(|key| (key, StockDelta::default()))
+            .collect();
+        rights.dirty.mark(&changed);
+        Ok(TransferAnswer { grants: given.grants, busy: given.busy, rows: given.rows })
+    }
+}
+
+#[async_trait]
+impl RequestHandler for Giver {
+    async fn handle(&self, from: RegionId, request: Bytes) -> Result<Bytes, String> {
+        let request: TransferRequest = serde_json::from_slice(&request)
+            .map_err(|error| format!("not a transfer request: {error}"))?;
+        let answer = self.give(from, &request).await?;
+        let bytes = serde_json::to_vec(&answer).map_err(|error| error.to_string())?;
+        Ok(bytes.into())
+    }
+}

@@ -1,0 +1,283 @@
+//! Obtains rights for orders that would be refused.
+//!
+//! Orders that are short of the same SKU share one search: those that come while a search is under way
+//! wait for its end and share the next one. So a SKU costs one conversation at a time, whatever the
+//! number of orders, and what one search brings is not taken for one order alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Rights, TRANSFER};
+use crate::domain::inventory::Shortage;
+use crate::escrow::{Asking, KeyedRow, Request, SkuRows, Step, TransferAnswer, TransferRequest};
+use crate::ports::{Credit, Obtained, RightsSource, SkuLedgers};
+use crate::runtime::TaskSet;
+use crate::types::{RegionId, Sku, StockKey, TransferId};
+
+/// How long to wait before a peer that needs its units for orders under way is asked again: one or two
+/// of its commit groups.
+const BUSY_PAUSE: Duration = Duration::from_millis(15);
+
+/// Asks peers for rights.
+pub struct Granter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rights: Arc<Rights>,
+    tasks: TaskSet,
+    /// By SKU that is searched for: who waits for the next search.
+    queues: Mutex<BTreeMap<Sku, Vec<Waiter>>>,
+}
+
+struct Waiter {
+    wanted: u64,
+    available_here: u64,
+    deadline_ms: u64,
+    reply: oneshot::Sender<Found>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Found {
+    gained: bool,
+    elsewhere: u64,
+}
+
+impl Granter {
+    /// `tasks` owns the searches, so that an answer under way is stored even when nobody waits for it
+    /// any more.
+    pub fn new(rights: Arc<Rights>, tasks: TaskSet) -> Self {
+        Self { shared: Arc::new(Shared { rights, tasks, queues: Mutex::default() }) }
+    }
+}
+
+#[async_trait]
+impl RightsSource for Granter {
+    async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained {
+        let searches = shortages.iter().map(|shortage| async {
+            (shortage.sku.clone(), self.shared.search_with_others(shortage, patience).await)
+        });
+        let mut obtained = Obtained::default();
+        for (sku, found) in futures::future::join_all(searches).await {
+            obtained.gained |= found.gained;
+            obtained.elsewhere.insert(sku, found.elsewhere);
+        }
+        obtained
+    }
+}
+
+impl Shared {
+    async fn search_with_others(
+        self: &Arc<Self>,
+        shortage: &Shortage,
+        patience: Duration,
+    ) -> Found {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let (reply, found) = oneshot::channel();
+        let waiter = Waiter {
+            wanted: shortage.wanted,
+            available_here: shortage.available_here,
+            deadline_ms: self.rights.clock.monotonic_ms().saturating_add(patience_ms),
+            reply,
+        };
+        let is_first = {
+            let mut queues = self.queues.lock().expect("no panic while held");
+            let queue = queues.get_mut(&shortage.sku);
+            let is_first = queue.is_none();
+            queues.entry(shortage.sku.clone()).or_default().push(waiter);
+            is_first
+        };
+        if is_first {
+            let (shared, sku) = (Arc::clone(self), shortage.sku.clone());
+            drop(self.tasks.spawn("search-rights", async move { shared.searches(sku).await }));
+        }
+        // A search that ended without an answer is a server that is stopping: nothing was gained.
+        tokio::time::timeout(patience, found).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// One search after the other, until nobody waits for the SKU.
+    async fn searches(self: Arc<Self>, sku: Sku) {
+        loop {
+            let waiters = {
+                let mut queues = self.queues.lock().expect("no panic while held");
+                let waiters = queues.get_mut(&sku).map(std::mem::take).unwrap_or_default();
+                if waiters.is_empty() {
+                    queues.remove(&sku);
+                    return;
+                }
+                waiters
+            };
+            let wanted = waiters.iter().map(|waiter| waiter.wanted).fold(0, u64::saturating_add);
+            let claim = self.rights.waiting.begin(&sku, wanted);
+            let found = self.search(&sku, wanted, &waiters).await;
+            self.rights.waiting.ended(&claim, self.rights.clock.monotonic_ms());
+            for waiter in waiters {
+                // Who stopped waiting has refused its order already.
+                drop(waiter.reply.send(found.clone()));
+            }
+        }
+    }
+
+    async fn search(&self, sku: &Sku, wanted: u64, waiters: &[Waiter]) -> Found {
+        let rights = &self.rights;
+        let ledgers = match rights.store.ledgers(sku).await {
+            Ok(ledgers) => ledgers,
+            Err(error) => {
+                tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
+                return Found::default();
+            }
+        };
+        // Rights may have come in between an order's decision and this search.
+        let held = spendable(&ledgers);
+        let seen = waiters.iter().map(|waiter| waiter.available_here).max().unwrap_or(0);
+        if held >= wanted && held > seen {
+            return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
+        }
+        let short = |waiter: &Waiter| waiter.wanted.saturating_sub(waiter.available_here);
+        let short = waiters.iter().map(short).fold(0, u64::saturating_add);
+        let need = if held < wanted { wanted - held } else { short.max(1) };
+        let want = need.saturating_add(rights.board.expected(sku));
+        let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
+        let reachable = rights.reachability.reachable();
+        let mut asking = Asking::new(rights.own, rights.epoch, ledgers, need, want, reachable);
+        self.ask_until(sku, &mut asking, deadline_ms).await;
+        let elsewhere = rights
+            .bus
+            .peers()
+            .into_iter()
+            .map(|peer| asking.rights(peer))
+            .fold(0, u64::saturating_add);
+        Found { gained: asking.obtained() > 0 || held > seen, elsewhere }
+    }
+
+    /// Drives a search to its end or to its deadline.
+    async fn ask_until(&self, sku: &Sku, asking: &mut Asking, deadline_ms: u64) {
+        let mut under_way: FuturesUnordered<JoinHandle<(RegionId, Option<TransferAnswer>)>> =
+            FuturesUnordered::new();
+        loop {
+            let left_ms = deadline_ms.saturating_sub(self.rights.clock.monotonic_ms());
+            if left_ms == 0 {
+                return;
+            }
+            match asking.step() {
+                Step::Ask(requests) => {
+                    under_way.extend(requests.into_iter().map(|request| self.ask(sku, request)));
+                    continue;
+                }
+                Step::Wait => {}
+                Step::Pause => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                    asking.resume();
+                    continue;
+                }
+                Step::Obtained | Step::Exhausted => return,
+            }
+            let next = under_way.next();
+            let Ok(answer) = tokio::time::timeout(Duration::from_millis(left_ms), next).await
+            else {
+                return;
+            };
+            match answer {
+                Some(Ok((peer, Some(answer)))) => {
+                    // What must not be merged was reported when it was stored.
+                    if asking.answered(peer, &answer.rows, answer.busy).is_err() {
+                        asking.silent(peer);
+                    }
+                }
+                Some(Ok((peer, None))) => asking.silent(peer),
+                // A task that died, or nothing under way: neither happens but at a shutdown.
+                Some(Err(_)) | None => return,
+            }
+        }
+    }
+
+    /// Asks one peer, and stores its answer before anybody is told of it.
+    fn ask(&self, sku: &Sku, request: Request) -> JoinHandle<(RegionId, Option<TransferAnswer>)> {
+        let (rights, sku) = (Arc::clone(&self.rights), sku.clone());
+        self.tasks.spawn("ask-for-rights", async move {
+            let peer = request.to;
+            let message = TransferRequest {
+                request: TransferId(rights.ids.uuid()),
+                sku,
+                node: None,
+                need: request.need,
+                want: request.want,
+                rows: request.rows,
+            };
+            (peer, ask_peer(&rights, peer, &message).await)
+        })
+    }
+}
+
+/// Sends a transfer request and stores what comes back. `None`: no usable answer; what the peer may
+/// have granted comes with its rows.
+pub async fn ask_peer(
+    rights: &Rights,
+    peer: RegionId,
+    request: &TransferRequest,
+) -> Option<TransferAnswer> {
+    let sku = &request.sku;
+    let bytes = serde_json::to_vec(request).expect("rows and numbers have a JSON form");
+    let limit = rights.request_timeout;
+    let answer = match rights.bus.request(peer, TRANSFER, bytes.into(), limit).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%peer, %sku, %error, "no rights from a peer: {error}");
+            return None;
+        }
+    };
+    let answer: TransferAnswer = match serde_json::from_slice(&answer) {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::warn!(%peer, %sku, %error, "a peer's answer can't be read: {error}");
+            return None;
+        }
+    };
+    let credits: Vec<Credit> = answer
+        .grants
+        .iter()
+        .map(|(node, grant)| Credit {
+            transfer: grant.transfer,
+            key: StockKey { sku: sku.clone(), node: node.clone() },
+            from: peer,
+            units: grant.units,
+        })
+        .collect();
+    if let Err(error) = rights.learn(&keyed(sku, &answer.rows), &credits).await {
+        tracing::warn!(%peer, %sku, %error, "granted rights are not stored yet: {error}");
+        return None;
+    }
+    Some(answer)
+}
+
+fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
+    let of_node = |(node, rows): (&crate::types::NodeId, &BTreeMap<RegionId, _>)| {
+        let key = StockKey { sku: sku.clone(), node: node.clone() };
+        let keyed = |(&owner, row): (&RegionId, &crate::escrow::Row)| KeyedRow {
+            key: key.clone(),
+            owner,
+            row: row.clone(),
+        };
+        rows.iter().map(keyed).collect::<Vec<_>>()
+    };
+    rows.iter().flat_map(of_node).collect()
+}
+
+fn spendable(ledgers: &SkuLedgers) -> u64 {
+    ledgers.values().map(crate::escrow::Ledger::spendable).fold(0, u64::saturating_add)
+}
+
+fn elsewhere(ledgers: &SkuLedgers, own: RegionId) -> u64 {
+    let others = |ledger: &crate::escrow::Ledger| {
+        let others = ledger.rows().keys().filter(|&&region| region != own);
+        others.map(|&region| ledger.rights(region)).fold(0, u64::saturating_add)
+    };
+    ledgers.values().map(others).fold(0, u64::saturating_add)
+}

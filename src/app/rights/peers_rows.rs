@@ -1,0 +1,106 @@
+//! Finding and repairing the rows in which two regions differ.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{ROWS_DIGEST, ROWS_PULL, Rights};
+use crate::escrow::{BUCKETS, Digest, DigestAnswer, PullRows, ROWS_PER_MESSAGE_MAX, Rows};
+use crate::ports::RequestHandler;
+use crate::types::RegionId;
+
+/// Pages of one bucket that are pulled at a time: 64,000 rows. What is left comes with the next
+/// comparison, so that one comparison is bounded.
+const PAGES_MAX: usize = 64;
+
+/// Answers "what do you hold?".
+pub struct DigestHandler {
+    rights: Arc<Rights>,
+}
+
+/// Answers "send me these rows".
+pub struct PullHandler {
+    rights: Arc<Rights>,
+}
+
+impl DigestHandler {
+    /// Answers with what `rights` has stored.
+    pub fn new(rights: Arc<Rights>) -> Self {
+        Self { rights }
+    }
+}
+
+impl PullHandler {
+    /// Answers with what `rights` has stored.
+    pub fn new(rights: Arc<Rights>) -> Self {
+        Self { rights }
+    }
+}
+
+#[async_trait]
+impl RequestHandler for DigestHandler {
+    async fn handle(&self, _from: RegionId, _request: Bytes) -> Result<Bytes, String> {
+        let digest = self.rights.store.digest().await.map_err(|error| error.to_string())?;
+        let sums = digest.sums().map(|((owner, bucket), sum)| (owner, bucket, sum)).collect();
+        encode(&DigestAnswer { sums })
+    }
+}
+
+#[async_trait]
+impl RequestHandler for PullHandler {
+    async fn handle(&self, _from: RegionId, request: Bytes) -> Result<Bytes, String> {
+        let PullRows { owner, bucket, after } = serde_json::from_slice(&request)
+            .map_err(|error| format!("not a request for rows: {error}"))?;
+        if bucket >= BUCKETS {
+            return Err(format!("there are {BUCKETS} buckets, none is {bucket}"));
+        }
+        let limit = ROWS_PER_MESSAGE_MAX;
+        let rows = self.rights.store.rows_in(owner, bucket, after.as_ref(), limit).await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        let more = rows.len() == limit;
+        encode(&Rows { rows, more })
+    }
+}
+
+/// Compares all rows with a peer's and pulls what differs. Answers how many rows were newer there.
+pub async fn repair_from(rights: &Rights, peer: RegionId) -> anyhow::Result<usize> {
+    let limit = rights.request_timeout;
+    let answer = rights.bus.request(peer, ROWS_DIGEST, Bytes::new(), limit).await?;
+    let answer: DigestAnswer = serde_json::from_slice(&answer)?;
+    let sums = answer.sums.into_iter().map(|(owner, bucket, sum)| ((owner, bucket), sum));
+    let theirs = Digest::from_sums(sums);
+    let differences = rights.store.digest().await?.differences(rights.own, &theirs);
+    let own = differences.own_suspect.into_iter().map(|bucket| (rights.own, bucket));
+    let mut repaired = 0;
+    for (owner, bucket) in differences.pull.into_iter().chain(own) {
+        repaired += pull(rights, peer, owner, bucket).await?;
+    }
+    Ok(repaired)
+}
+
+async fn pull(
+    rights: &Rights,
+    peer: RegionId,
+    owner: RegionId,
+    bucket: u8,
+) -> anyhow::Result<usize> {
+    let mut repaired = 0;
+    let mut after = None;
+    for _ in 0..PAGES_MAX {
+        let request = serde_json::to_vec(&PullRows { owner, bucket, after })?;
+        let limit = rights.request_timeout;
+        let answer = rights.bus.request(peer, ROWS_PULL, request.into(), limit).await?;
+        let Rows { rows, more } = serde_json::from_slice(&answer)?;
+        repaired += rights.learn(&rows, &[]).await?.changed.len();
+        after = rows.last().map(|row| row.key.clone());
+        if !more || after.is_none() {
+            break;
+        }
+    }
+    Ok(repaired)
+}
+
+fn encode<T: serde::Serialize>(message: &T) -> Result<Bytes, String> {
+    serde_json::to_vec(message).map(Bytes::from).map_err(|error| error.to_string())
+}

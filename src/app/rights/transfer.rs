@@ -1,0 +1,49 @@
+//! An operator moves budget from this region to another.
+
+use crate::domain::inventory::{StockDelta, StockDeltas};
+use crate::ports::{Moved, StoreError};
+use crate::types::{RegionId, StockKey, TransferId};
+
+use super::Rights;
+
+/// Why nothing was moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The receiver is this region, or none of the deployment.
+    #[error("rights can be moved to another region of the deployment: {}", .regions.iter().map(RegionId::as_str).collect::<Vec<_>>().join(", "))]
+    NotAPeer {
+        /// Who could be meant.
+        regions: Vec<RegionId>,
+    },
+    /// This region may not spend as much.
+    #[error("this region may give {spendable} units")]
+    Insufficient {
+        /// What it may give.
+        spendable: u64,
+    },
+    /// The database could not do it. With the same idempotency key it can be asked again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Gives exactly `units` of a key, once per `id`. The receiver may sell them as soon as the row has
+/// arrived there, which is at once while it can be reached.
+pub async fn transfer(
+    rights: &Rights,
+    id: TransferId,
+    key: &StockKey,
+    to: RegionId,
+    units: u64,
+) -> Result<u64, TransferError> {
+    let regions = rights.bus.peers();
+    if !regions.contains(&to) {
+        return Err(TransferError::NotAPeer { regions });
+    }
+    match rights.store.transfer(id, key, to, units).await? {
+        Moved::Done { units } => {
+            rights.dirty.mark(&StockDeltas::from([(key.clone(), StockDelta::default())]));
+            Ok(units)
+        }
+        Moved::Insufficient { spendable } => Err(TransferError::Insufficient { spendable }),
+    }
+}

@@ -1,0 +1,252 @@
+//! Granting: on a peer's request, and on an operator's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+
+use super::merge::{Movement, merge, raise_active, record, upsert_copies};
+use super::{
+    Ledgers, PgRights, StoredRow, execute, granted_json, nodes, read, signed, skus, stored_row,
+};
+use crate::escrow::{
+    GiverDemand, KeyedRow, NamedGrant, Refusal, SkuRows, TransferRequest, decide_grant, spread,
+};
+use crate::ports::{Given, Moved};
+use crate::store::within;
+use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
+
+pub(super) const LOCK_OWN_OF_SKU: &str = "
+SELECT version FROM rights WHERE owner = $1 AND sku = $2 ORDER BY sku, node FOR UPDATE";
+
+pub(super) const WRITE_GRANTS: &str = "
+UPDATE rights AS r SET version = u.version, granted = u.granted::jsonb, granted_total = u.granted_total
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[])
+     AS u(sku, node, version, granted, granted_total)
+WHERE r.owner = $1 AND r.sku = u.sku AND r.node = u.node";
+
+pub(super) const FIND_TRANSFER: &str = "SELECT quantity FROM transfers WHERE transfer_id = $1";
+
+impl PgRights {
+    pub(super) async fn give_rights(
+        &self,
+        asker: RegionId,
+        request: &TransferRequest,
+        demand: GiverDemand,
+    ) -> Result<Given, sqlx::Error> {
+        let told = keyed(&request.sku, &request.rows);
+        let known = self.read_sku(&request.sku).await?;
+        let mut ledgers = self.ledgers_of(&known, told.iter().map(|row| &row.key));
+        let learned = merge(&mut ledgers, &told);
+        let held = Self::grantable(&ledgers, &known, request.node.as_ref());
+        if learned.changed.is_empty() && held.is_empty() {
+            // The usual answer once a SKU is sold out: nothing to lock and nothing to write.
+            let rows = rows_of(&ledgers);
+            return Ok(Given { rows, learned, ..Given::default() });
+        }
+        let mut lease = self.store.lease().await?;
+        let given = within(self.store.deadline, async {
+            execute(&mut lease, "BEGIN").await?;
+            let given = self.give_in(&mut lease, asker, request, &told, demand).await?;
+            execute(&mut lease, "COMMIT").await?;
+            Ok(given)
+        })
+        .await?;
+        lease.keep();
+        Ok(given)
+    }
+
+    async fn give_in(
+        &self,
+        connection: &mut PgConnection,
+        asker: RegionId,
+        request: &TransferRequest,
+        told: &[KeyedRow],
+        demand: GiverDemand,
+    ) -> Result<Given, sqlx::Error> {
+        let sku = &request.sku;
+        let keys: BTreeSet<&StockKey> = told.iter().map(|row| &row.key).collect();
+        self.make_own(connection, &keys).await?;
+        sqlx::query(LOCK_OWN_OF_SKU)
+            .bind(self.own().as_str())
+            .bind(sku.as_str())
+            .fetch_all(&mut *connection)
+            .await?;
+        let rows = sqlx::query(read::OF_SKU).bind(sku.as_str()).fetch_all(&mut *connection).await?;
+        let rows = rows.iter().map(stored_row).collect::<Result<Vec<_>, _>>()?;
+        let mut ledgers = self.ledgers_of(&rows, []);
+        let learned = merge(&mut ledgers, told);
+        let (grants, busy) = if find_transfer(connection, request.request).await?.is_some() {
+            (BTreeMap::new(), false)
+        } else {
+            let held = Self::grantable(&ledgers, &rows, request.node.as_ref());
+            let spendable = held.values().copied().fold(0, u64::saturating_add);
+            let (need, want) = (request.need, request.want);
+            let grant = decide_grant(self.own(), spendable, asker, need, want, demand);
+            let shares = spread(grant.units, &held);
+            (Self::grant(&mut ledgers, asker, request.request, &shares)?, grant.busy)
+        };
+        let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
+        upsert_copies(connection, self.own(), &changed).await?;
+        raise_active(connection, self.own(), &ledgers).await?;
+        self.write_grants(connection, sku, asker, &ledgers, &grants).await?;
+        Ok(Given { grants, busy, rows: rows_of(&ledgers), learned })
+    }
+
+    /// What this region could give of a SKU, by node: nodes that are switched off keep theirs.
+    fn grantable(
+        ledgers: &Ledgers,
+        rows: &[StoredRow],
+        only: Option<&NodeId>,
+    ) -> BTreeMap<NodeId, u64> {
+        let off = |key: &StockKey| rows.iter().any(|row| row.keyed.key == *key && !row.node_active);
+        ledgers
+            .iter()
+            .filter(|(key, _)| !off(key) && only.is_none_or(|node| *node == key.node))
+            .map(|(key, ledger)| (key.node.clone(), ledger.spendable()))
+            .filter(|(_, spendable)| *spendable > 0)
+            .collect()
+    }
+
+    /// Grants shares of a request, each as a movement with a name: the first has the request's own,
+    /// by which a repetition is recognized.
+    fn grant(
+        ledgers: &mut Ledgers,
+        asker: RegionId,
+        request: TransferId,
+        shares: &BTreeMap<NodeId, u64>,
+    ) -> Result<BTreeMap<NodeId, NamedGrant>, sqlx::Error> {
+        let mut grants = BTreeMap::new();
+        for (key, ledger) in ledgers.iter_mut() {
+            let Some(&share) = shares.get(&key.node) else { continue };
+            let units = ledger.grant(asker, share).map_err(impossible)?;
+            let first = grants.is_empty();
+            let transfer = if first { request } else { derived(request, &key.node) };
+            grants.insert(key.node.clone(), NamedGrant { transfer, units });
+        }
+        Ok(grants)
+    }
+
+    async fn write_grants(
+        &self,
+        connection: &mut PgConnection,
+        sku: &Sku,
+        to: RegionId,
+        ledgers: &Ledgers,
+        grants: &BTreeMap<NodeId, NamedGrant>,
+    ) -> Result<(), sqlx::Error> {
+        if grants.is_empty() {
+            return Ok(());
+        }
+        let granted: Vec<(&StockKey, &crate::escrow::Row, &NamedGrant)> = ledgers
+            .iter()
+            .filter(|(key, _)| key.sku == *sku)
+            .filter_map(|(key, ledger)| Some((key, ledger.own_row(), grants.get(&key.node)?)))
+            .collect();
+        let done = sqlx::query(WRITE_GRANTS)
+            .bind(self.own().as_str())
+            .bind(skus(granted.iter().map(|(key, ..)| *key)))
+            .bind(nodes(granted.iter().map(|(key, ..)| *key)))
+            .bind(granted.iter().map(|(_, row, _)| signed(row.version)).collect::<Vec<_>>())
+            .bind(granted.iter().map(|(_, row, _)| granted_json(row)).collect::<Vec<_>>())
+            .bind(granted.iter().map(|(_, row, _)| signed(row.granted_total())).collect::<Vec<_>>())
+            .execute(&mut *connection)
+            .await?;
+        if done.rows_affected() != granted.len() as u64 {
+            return Err(sqlx::Error::RowNotFound);
+        }
+        let movements: Vec<Movement<'_>> = granted
+            .iter()
+            .map(|&(key, _, grant)| Movement {
+                transfer: grant.transfer.0,
+                key,
+                from: self.own(),
+                to,
+                units: grant.units,
+            })
+            .collect();
+        record(connection, "granted", &movements).await
+    }
+
+    pub(super) async fn transfer_rights(
+        &self,
+        id: TransferId,
+        key: &StockKey,
+        to: RegionId,
+        units: u64,
+    ) -> Result<Moved, sqlx::Error> {
+        let mut lease = self.store.lease().await?;
+        let moved = within(self.store.deadline, async {
+            execute(&mut lease, "BEGIN").await?;
+            let moved = self.transfer_in(&mut lease, id, key, to, units).await?;
+            execute(&mut lease, "COMMIT").await?;
+            Ok(moved)
+        })
+        .await?;
+        lease.keep();
+        Ok(moved)
+    }
+
+    async fn transfer_in(
+        &self,
+        connection: &mut PgConnection,
+        id: TransferId,
+        key: &StockKey,
+        to: RegionId,
+        units: u64,
+    ) -> Result<Moved, sqlx::Error> {
+        let keys = BTreeSet::from([key]);
+        let mut ledgers = self.lock(connection, &keys).await?;
+        if let Some(units) = find_transfer(connection, id).await? {
+            return Ok(Moved::Done { units });
+        }
+        let ledger = ledgers.get(key).expect("locking made it");
+        let spendable = ledger.spendable();
+        if units > spendable {
+            return Ok(Moved::Insufficient { spendable });
+        }
+        let shares = BTreeMap::from([(key.node.clone(), units)]);
+        let grants = Self::grant(&mut ledgers, to, id, &shares)?;
+        self.write_grants(connection, &key.sku, to, &ledgers, &grants).await?;
+        Ok(Moved::Done { units })
+    }
+}
+
+/// The units of a movement that is in the books.
+async fn find_transfer(
+    connection: &mut PgConnection,
+    id: TransferId,
+) -> Result<Option<u64>, sqlx::Error> {
+    let row = sqlx::query(FIND_TRANSFER).bind(id.0).fetch_optional(connection).await?;
+    row.map(|row| super::unsigned(&row, "quantity")).transpose()
+}
+
+/// The name of a further movement of one request: the same whenever it is computed.
+fn derived(request: TransferId, node: &NodeId) -> TransferId {
+    let hash = Sha256::new_with_prefix(request.0.as_bytes()).chain_update(node.as_str()).finalize();
+    let bytes = hash[..16].try_into().expect("a hash has 32 bytes");
+    TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
+    let mut keyed = Vec::new();
+    for (node, rows) in rows {
+        let key = StockKey { sku: sku.clone(), node: node.clone() };
+        for (&owner, row) in rows {
+            keyed.push(KeyedRow { key: key.clone(), owner, row: row.clone() });
+        }
+    }
+    keyed
+}
+
+fn rows_of(ledgers: &Ledgers) -> SkuRows {
+    let rows = |(key, ledger): (&StockKey, &crate::escrow::Ledger)| {
+        (key.node.clone(), ledger.rows().clone())
+    };
+    ledgers.iter().map(rows).collect()
+}
+
+/// The ledger refuses what was decided on it a moment before, under the same lock.
+fn impossible(refusal: Refusal) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(refusal))
+}

@@ -1,0 +1,194 @@
+//! The rights rows, but for selling: merging peers' rows, granting, comparing.
+//!
+//! The own row of a key is the lock of the key: whoever changes rights of it, or raises its ceiling,
+//! holds that row's lock, and reads the other owners' rows after it has it. Own rows are locked in
+//! key order, as the sale does it. Copies are written by `UPSERT_COPIES` alone, which only ever takes
+//! a newer version, in key order and after the locks; so no two transactions wait in a circle.
+
+mod give;
+mod merge;
+mod read;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::PgStore;
+use super::encode::{from_json, parsed, signed, store_error, unsigned};
+use crate::escrow::{Digest, GiverDemand, KeyedRow, Ledger, Row, TransferRequest};
+use crate::ports::{Credit, Given, MergeReport, Moved, RightsStore, SkuLedgers, StoreError};
+use crate::types::{Epoch, RegionId, Sku, StockKey, TransferId};
+
+/// Every statement of this module.
+pub(super) const STATEMENTS: &[&str] = &[
+    read::OF_KEYS,
+    read::OF_SKU,
+    read::PAGE,
+    read::OF_BUCKET,
+    merge::FIRST_OWN,
+    merge::LOCK_OWN,
+    merge::UPSERT_COPIES,
+    merge::RAISE_ACTIVE,
+    merge::RECORD_TRANSFERS,
+    give::LOCK_OWN_OF_SKU,
+    give::WRITE_GRANTS,
+    give::FIND_TRANSFER,
+];
+
+/// The rights rows of one region's database.
+#[derive(Debug, Clone)]
+pub struct PgRights {
+    store: PgStore,
+    epoch: Epoch,
+}
+
+/// A row with what only its owner's region and its node's state say about it.
+struct StoredRow {
+    keyed: KeyedRow,
+    active: u64,
+    node_active: bool,
+}
+
+/// Ledgers by key, in key order.
+type Ledgers = BTreeMap<StockKey, Ledger>;
+
+impl PgRights {
+    /// The rights rows in `store`, of the region's incarnation `epoch`.
+    pub fn new(store: PgStore, epoch: Epoch) -> Self {
+        Self { store, epoch }
+    }
+
+    fn own(&self) -> RegionId {
+        self.store.region
+    }
+
+    fn epoch_column(&self) -> i32 {
+        i32::try_from(self.epoch.0).expect("epochs are counted by people")
+    }
+
+    /// Builds the ledgers of the keys that the rows name, and of `keys`, of which nothing may be stored.
+    fn ledgers_of<'a>(
+        &self,
+        rows: &[StoredRow],
+        keys: impl IntoIterator<Item = &'a StockKey>,
+    ) -> Ledgers {
+        let mut by_key: BTreeMap<StockKey, (BTreeMap<RegionId, Row>, u64)> =
+            keys.into_iter().map(|key| (key.clone(), Default::default())).collect();
+        for StoredRow { keyed, active, .. } in rows {
+            let (rows, own_active) = by_key.entry(keyed.key.clone()).or_default();
+            rows.insert(keyed.owner, keyed.row.clone());
+            if keyed.owner == self.own() {
+                *own_active = *active;
+            }
+        }
+        let ledger =
+            |(key, (rows, active))| (key, Ledger::from_rows(self.own(), self.epoch, rows, active));
+        by_key.into_iter().map(ledger).collect()
+    }
+}
+
+#[async_trait]
+impl RightsStore for PgRights {
+    async fn ledgers(&self, sku: &Sku) -> Result<SkuLedgers, StoreError> {
+        let rows = self.read_sku(sku).await.map_err(store_error)?;
+        let ledgers = self.ledgers_of(&rows, []);
+        let switched_off =
+            |key: &StockKey| rows.iter().any(|row| row.keyed.key == *key && !row.node_active);
+        let active = ledgers.into_iter().filter(|(key, _)| !switched_off(key));
+        Ok(active.map(|(key, ledger)| (key.node, ledger)).collect())
+    }
+
+    async fn rows(
+        &self,
+        keys: &std::collections::BTreeSet<StockKey>,
+    ) -> Result<Vec<KeyedRow>, StoreError> {
+        let rows = self.read_keys(keys.iter()).await.map_err(store_error)?;
+        let written = rows.into_iter().map(|row| row.keyed).filter(|row| row.row.version > 0);
+        Ok(written.collect())
+    }
+
+    async fn merge(
+        &self,
+        rows: &[KeyedRow],
+        credits: &[Credit],
+    ) -> Result<MergeReport, StoreError> {
+        self.merge_rows(rows, credits).await.map_err(store_error)
+    }
+
+    async fn give(
+        &self,
+        asker: RegionId,
+        request: &TransferRequest,
+        demand: GiverDemand,
+    ) -> Result<Given, StoreError> {
+        self.give_rights(asker, request, demand).await.map_err(store_error)
+    }
+
+    async fn transfer(
+        &self,
+        id: TransferId,
+        key: &StockKey,
+        to: RegionId,
+        units: u64,
+    ) -> Result<Moved, StoreError> {
+        self.transfer_rights(id, key, to, units).await.map_err(store_error)
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        self.read_digest().await.map_err(store_error)
+    }
+
+    async fn rows_in(
+        &self,
+        owner: RegionId,
+        bucket: u8,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<KeyedRow>, StoreError> {
+        self.read_bucket(owner, bucket, after, limit).await.map_err(store_error)
+    }
+}
+
+fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
+    let epoch: i32 = row.try_get("epoch")?;
+    let cells = Row {
+        epoch: Epoch(u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
+        version: unsigned(row, "version")?,
+        received: unsigned(row, "received")?,
+        granted: from_json(row.try_get("granted")?)?,
+        spent: unsigned(row, "spent")?,
+        released: unsigned(row, "released")?,
+        withdrawn: unsigned(row, "withdrawn")?,
+    };
+    let key = StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? };
+    Ok(StoredRow {
+        keyed: KeyedRow { key, owner: parsed(row, "owner")?, row: cells },
+        active: unsigned(row, "active")?,
+        node_active: row.try_get("node_active")?,
+    })
+}
+
+fn granted_json(row: &Row) -> String {
+    serde_json::to_string(&row.granted).expect("names and numbers have a JSON form")
+}
+
+fn skus<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
+    keys.map(|key| key.sku.as_str()).collect()
+}
+
+fn nodes<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
+    keys.map(|key| key.node.as_str()).collect()
+}
+
+/// Ends a transaction. After an error in it, or in its commit, the lease must be dropped: its
+/// connection is closed, which rolls back what was not committed.
+async fn execute(
+    connection: &mut PgConnection,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await?;
+    Ok(())
+}
