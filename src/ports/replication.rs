@@ -57,6 +57,22 @@ pub trait ReplicationStore: Send + Sync {
 
     /// Applies a run of one origin's envelopes of one epoch, in one transaction with their inbox rows
     /// and the step of the watermark from `after`. All or nothing; safe to call again.
-    async fn apply(&self, after: Position, batch: &[Envelope])
-    -> Result<Applied, ReplicationError>;
+    async fn apply(
+        &self,
+        after: Position,
+        batch: &[Envelope],
+        now_ms: u64,
+    ) -> Result<Applied, ReplicationError>;
+
+    /// Looks again at intents copied a while ago: has this region taken one of them as well, in the
+    /// moment it was copied? To be called now and then; the first call looks at everything.
+    async fn find_contests(&self, now_ms: u64) -> Result<(), ReplicationError>;
+
+    /// Keeps an envelope that can't be applied for the operator to see. It is not skipped by that.
+    async fn park(
+        &self,
+        envelope: &Envelope,
+        reason: &str,
+        now_ms: u64,
+    ) -> Result<(), ReplicationError>;
 }

@@ -178,6 +178,12 @@ impl Peers {
         self.own_head
     }
 
+    /// The newest that a peer is known to have written.
+    pub fn head_of(&self, region: RegionId) -> Option<Head> {
+        let (beat, _) = self.table.get(&region)?.last.as_ref()?;
+        Some(beat.head)
+    }
+
     /// Every peer as seen from here.
     pub fn views(&self, now_ms: u64) -> Vec<PeerView> {
         self.table.keys().filter_map(|region| self.view(*region, now_ms)).collect()

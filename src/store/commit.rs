@@ -16,6 +16,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::IntentRecord;
 use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
 use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
+use crate::replication::PAYLOAD_BYTES_MAX;
 use crate::types::OrderId;
 
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
@@ -187,26 +188,50 @@ async fn write(
     upsert_products(connection, changes.products.values()).await?;
     upsert_nodes(connection, changes.nodes.values()).await?;
     change_rights(connection, region, epoch, changes).await?;
-    if payload.changes.is_empty() {
-        return Ok(None);
+    let mut last = None;
+    for payload in payload.split() {
+        let sequence: Option<i64> = sqlx::query_scalar(APPEND_OUTBOX)
+            .bind(epoch)
+            .bind(stamp.hlc.to_string())
+            .bind(hex::encode(Sha256::digest(&payload)))
+            .bind(payload)
+            .bind(signed(stamp.now_ms))
+            .fetch_optional(&mut *connection)
+            .await?;
+        let sequence = sequence.ok_or(Problem::Fenced)?;
+        last = Some(u64::try_from(sequence).expect("sequences count up from 1"));
     }
-    let payload = serde_json::to_vec(&payload).expect("our own types always serialize");
-    let sequence: Option<i64> = sqlx::query_scalar(APPEND_OUTBOX)
-        .bind(epoch)
-        .bind(stamp.hlc.to_string())
-        .bind(hex::encode(Sha256::digest(&payload)))
-        .bind(payload)
-        .bind(signed(stamp.now_ms))
-        .fetch_optional(connection)
-        .await?;
-    let sequence = sequence.ok_or(Problem::Fenced)?;
-    Ok(Some(u64::try_from(sequence).expect("sequences count up from 1")))
+    Ok(last)
 }
 
 /// [`crate::domain::change::Payload`], borrowed.
-#[derive(Default, Serialize)]
+#[derive(Default)]
 struct PayloadOut<'a> {
     changes: Vec<ChangeOut<'a>>,
+}
+
+/// Where a payload is closed and the next one begun. An order of 200 lines, the largest change there
+/// is, takes some 100 KiB, so that no envelope comes near what it may have.
+const PAYLOAD_BYTES: usize = PAYLOAD_BYTES_MAX / 4;
+
+impl PayloadOut<'_> {
+    /// As JSON: one text nearly always, several when a group of large orders would be more than an
+    /// envelope may hold. A change is never split, so each text makes sense by itself.
+    fn split(&self) -> Vec<Vec<u8>> {
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        for change in &self.changes {
+            match texts.last_mut() {
+                Some(open) if open.len() < PAYLOAD_BYTES => open.push(b','),
+                _ => texts.push(b"{\"changes\":[".to_vec()),
+            }
+            let open = texts.last_mut().expect("there is one now");
+            serde_json::to_writer(open, change).expect("our own types always serialize");
+        }
+        for text in &mut texts {
+            text.extend_from_slice(b"]}");
+        }
+        texts
+    }
 }
 
 #[derive(Serialize)]

@@ -4,11 +4,13 @@
 //! [`STATEMENTS`], so that one test can prepare every one of them on the migrated schema.
 
 mod commit;
+mod copies;
 mod encode;
 mod lease;
 mod load;
 mod migrate;
 mod read;
+mod replication;
 mod rights;
 mod sagas;
 mod start;
@@ -17,6 +19,7 @@ pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
 pub use rights::PgRights;
 pub use start::{Start, StartError};
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -29,8 +32,10 @@ pub(crate) use lease::{Lease, within};
 /// Every statement of this module.
 pub const STATEMENTS: &[&[&str]] = &[
     commit::STATEMENTS,
+    copies::STATEMENTS,
     load::STATEMENTS,
     read::STATEMENTS,
+    replication::STATEMENTS,
     rights::STATEMENTS,
     sagas::STATEMENTS,
     start::STATEMENTS,
@@ -42,6 +47,7 @@ pub struct PgStore {
     pool: sqlx::PgPool,
     region: RegionId,
     deadline: Duration,
+    recent_intents: Arc<Mutex<copies::RecentIntents>>,
 }
 
 impl PgStore {
@@ -60,7 +66,7 @@ impl PgStore {
             // before each use would double the round trips.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { pool, region, deadline })
+        Ok(Self { pool, region, deadline, recent_intents: Arc::default() })
     }
 
     /// Closes every connection. Waits for those in use.

@@ -5,13 +5,18 @@
 
 mod contested;
 pub mod grants;
+mod heartbeat;
+mod publisher;
 mod rebalancer;
+mod replication;
+mod replicator;
 mod row_digest;
 mod row_shipper;
 mod saga_recovery;
 mod stuck_sagas;
 
 pub use contested::contested;
+pub use replication::Replication;
 pub use saga_recovery::saga_recovery;
 pub use stuck_sagas::stuck_sagas;
 
