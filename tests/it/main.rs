@@ -8,4 +8,5 @@
 
 mod bus;
 mod payment_simulator;
+mod rights;
 mod support;

@@ -2,7 +2,9 @@
 //! conditions that are awaited instead of slept for.
 
 pub(crate) mod cable;
+pub(crate) mod hub;
 pub(crate) mod nats;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod programs;
 

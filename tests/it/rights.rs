@@ -1,0 +1,434 @@
+//! Rights between three regions: three databases, the real use cases and workers, and messages that
+//! can be cut, doubled and lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use entrepot::app::DirtyRows;
+use entrepot::app::rights::{Board, Granter, Rights, Waiting, ask_peer, repair_from, transfer};
+use entrepot::domain::inventory::{Shortage, StockDelta};
+use entrepot::escrow::{KeyedRow, SkuRows, TransferRequest, bucket_of};
+use entrepot::ports::{
+    ChangeSet, CommitError, Ids, Needs, RightsSource, RightsStore, Stamp, Store,
+};
+use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
+use entrepot::store::{PgRights, PgStore};
+use entrepot::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, Sku, StockKey, TransferId};
+use entrepot::workers::grants::{self, RightsTimes};
+
+use crate::support::eventually;
+use crate::support::hub::{Hub, Port};
+use crate::support::postgres::Postgres;
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const NODE: &str = "n";
+
+/// Long enough for many rounds on a busy machine; a test that needs all of it has found a bug.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    regions: Vec<Region>,
+    hub: Arc<Hub>,
+    _postgres: Postgres,
+}
+
+struct Region {
+    id: RegionId,
+    store: PgStore,
+    rights: Arc<Rights>,
+    granter: Granter,
+    amnesia: Arc<AtomicU64>,
+    tasks: TaskSet,
+    url: String,
+}
+
+fn sku(name: &str) -> Sku {
+    name.parse().unwrap()
+}
+
+fn key(name: &str) -> StockKey {
+    StockKey { sku: sku(name), node: NODE.parse().unwrap() }
+}
+
+impl World {
+    /// Three regions whose workers run.
+    async fn start() -> Self {
+        Self::with_workers(true).await
+    }
+
+    async fn with_workers(workers: bool) -> Self {
+        let postgres = Postgres::start().await;
+        let hub = Arc::new(Hub::default());
+        let all: Vec<RegionId> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
+        let mut regions = Vec::new();
+        for (number, &id) in (1..).zip(&all) {
+            let address = postgres.database().await;
+            let store = PgStore::connect(id, &address, 8, Duration::from_secs(10)).unwrap();
+            let number = RegionNumber(std::num::NonZeroU8::new(number).unwrap());
+            // These clusters run without fsync, which a server would refuse.
+            drop(store.start(number).await);
+            let clock = Arc::new(SystemClock::new());
+            let port = Arc::new(Port { hub: Arc::clone(&hub), own: id, all: all.clone() });
+            let amnesia = Arc::new(AtomicU64::new(0));
+            let alarm = Arc::clone(&amnesia);
+            let rights = Arc::new(Rights {
+                own: id,
+                epoch: Epoch::FIRST,
+                store: Arc::new(PgRights::new(store.clone(), Epoch::FIRST)),
+                bus: port.clone(),
+                reachability: port,
+                clock: clock.clone(),
+                ids: Arc::new(RandomIds::new(SystemClock::new())),
+                dirty: Arc::new(DirtyRows::default()),
+                board: Board::new(id),
+                waiting: Waiting::default(),
+                request_timeout: Duration::from_secs(5),
+                on_amnesia: Box::new(move |_, _| {
+                    alarm.fetch_add(1, Ordering::Relaxed);
+                }),
+            });
+            let tasks = TaskSet::new();
+            let times = RightsTimes {
+                row_ship: Duration::from_millis(5),
+                digest_interval: Duration::from_millis(200),
+                rebalance: Duration::from_millis(50),
+                transfer_interval: Duration::from_millis(100),
+            };
+            if workers {
+                grants::start(&tasks, &rights, times);
+            }
+            let granter = Granter::new(Arc::clone(&rights), tasks.clone());
+            let url = address.url.clone();
+            let region = Region { id, store, rights, granter, amnesia, tasks, url };
+            region
+                .sql(&format!("INSERT INTO nodes VALUES ('{NODE}', 'a', true, '', '{{}}')"))
+                .await;
+            regions.push(region);
+        }
+        let world = Self { regions, hub, _postgres: postgres };
+        if workers {
+            let served = || async {
+                let mut all = true;
+                for region in &world.regions {
+                    for peer in region.rights.bus.peers() {
+                        all &= repair_from(&region.rights, peer).await.is_ok();
+                    }
+                }
+                all.then_some(())
+            };
+            eventually("every region answers", served).await;
+        }
+        world
+    }
+
+    async fn check_conserved(&self, name: &str, received: u64) {
+        let mut sold = 0;
+        for region in &self.regions {
+            sold += region.cell(name, "spent - released").await;
+        }
+        assert!(sold <= received, "I-01: {sold} sold of {received}");
+    }
+
+    /// Waits until every region holds the same rows (I-20).
+    async fn converge(&self) {
+        let equal = || async {
+            let mut hashes = BTreeSet::new();
+            for region in &self.regions {
+                hashes.insert(region.hashes().await);
+            }
+            (hashes.len() == 1).then_some(())
+        };
+        eventually("all copies of all rows are equal", equal).await;
+    }
+}
+
+impl Region {
+    async fn sql(&self, statement: &str) {
+        let mut connection = self.connection().await;
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    }
+
+    async fn connection(&self) -> sqlx::PgConnection {
+        use sqlx::Connection as _;
+        sqlx::PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    /// An expression over this region's own row of a SKU; 0 without one.
+    async fn cell(&self, name: &str, expression: &str) -> u64 {
+        let statement = format!(
+            "SELECT coalesce((SELECT ({expression})::bigint FROM rights WHERE sku = '{name}' AND owner = '{}'), 0)",
+            self.id
+        );
+        let mut connection = self.connection().await;
+        let statement = sqlx::AssertSqlSafe(statement);
+        let value: i64 = sqlx::query_scalar(statement).fetch_one(&mut connection).await.unwrap();
+        u64::try_from(value).unwrap()
+    }
+
+    async fn hashes(&self) -> Vec<(String, String, i64)> {
+        let mut connection = self.connection().await;
+        let statement = "SELECT range, hash, rows FROM evidence.v_state_hash WHERE range LIKE 'rights/%' ORDER BY range";
+        sqlx::query_as(statement).fetch_all(&mut connection).await.unwrap()
+    }
+
+    async fn commit(&self, name: &str, delta: StockDelta) -> Result<(), CommitError> {
+        let mut changes = ChangeSet::default();
+        changes.stock.insert(key(name), delta);
+        let hlc = HlcTimestamp::origin(self.id);
+        let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };
+        self.store.commit(&changes, stamp).await?;
+        self.rights.dirty.mark(&changes.stock);
+        Ok(())
+    }
+
+    async fn receive(&self, name: &str, units: u64) {
+        if units == 0 {
+            return;
+        }
+        let delta = StockDelta { received: units, ..StockDelta::default() };
+        self.commit(name, delta).await.unwrap();
+    }
+
+    async fn spendable(&self, name: &str) -> u64 {
+        let needs = Needs { skus: BTreeSet::from([sku(name)]), ..Needs::default() };
+        self.store.load(&needs).await.unwrap().stock.available(&sku(name))
+    }
+
+    /// Sells as the use case does it: decide, ask when short, decide again; refuse when asking brings
+    /// nothing.
+    async fn sell(&self, name: &str, units: u64) -> bool {
+        loop {
+            let available_here = self.spendable(name).await;
+            if available_here >= units {
+                let delta = StockDelta { spent: units, ..StockDelta::default() };
+                match self.commit(name, delta).await {
+                    Ok(()) => return true,
+                    Err(CommitError::Conflict(_)) => continue,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let short = Shortage { sku: sku(name), wanted: units, available_here };
+            if !self.granter.obtain(&[short], PATIENCE).await.gained {
+                return false;
+            }
+        }
+    }
+
+    async fn request(&self, name: &str, need: u64) -> TransferRequest {
+        let ledgers = self.rights.store.ledgers(&sku(name)).await.unwrap();
+        let rows: SkuRows =
+            ledgers.into_iter().map(|(node, ledger)| (node, ledger.rows().clone())).collect();
+        let request = TransferId(self.rights.ids.uuid());
+        TransferRequest { request, sku: sku(name), node: None, need, want: need, rows }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_unit_sells_wherever_it_is_and_no_unit_twice() {
+    let world = World::start().await;
+    for (region, units) in world.regions.iter().zip([40, 0, 60]) {
+        region.receive("x", units).await;
+    }
+    let mut sold = 0;
+    for region in world.regions.iter().cycle() {
+        if !region.sell("x", 3).await {
+            break;
+        }
+        sold += 3;
+    }
+    assert_eq!(sold, 99, "refused while units were left");
+    let mut last = 0;
+    for region in &world.regions {
+        last += u64::from(region.sell("x", 1).await);
+    }
+    assert_eq!(last, 1, "the hundredth unit");
+    world.check_conserved("x", 100).await;
+    world.converge().await;
+    assert!(world.regions.iter().all(|region| region.amnesia.load(Ordering::Relaxed) == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_shoppers_race_for_the_last_units() {
+    let world = World::start().await;
+    for (name, units) in [("one", 1), ("seven", 7)] {
+        world.regions[2].receive(name, units).await;
+        let shoppers = (0..50).map(|shopper| world.regions[shopper % 3].sell(name, 1));
+        let sold = futures::future::join_all(shoppers).await;
+        let sold = sold.into_iter().filter(|&sold| sold).count() as u64;
+        assert_eq!(sold, units, "of {name}");
+        world.check_conserved(name, units).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_links_cut_each_region_sells_exactly_what_it_holds() {
+    let world = World::start().await;
+    for (region, units) in world.regions.iter().zip([40, 30, 30]) {
+        region.receive("x", units).await;
+    }
+    world.converge().await;
+    let [a, b, c] = [0, 1, 2].map(|index| world.regions[index].id);
+    for (one, other) in [(a, b), (b, c), (a, c)] {
+        world.hub.cut(one, other);
+    }
+    // What the rebalancer may have moved before the cut counts where it is now.
+    let mut held = BTreeMap::new();
+    for region in &world.regions {
+        held.insert(region.id, region.spendable("x").await);
+    }
+    for region in &world.regions {
+        let mut sold = 0;
+        for _ in 0..60 {
+            sold += u64::from(region.sell("x", 1).await);
+        }
+        assert_eq!(sold, held[&region.id], "in {}", region.id);
+    }
+    world.hub.heal();
+    world.converge().await;
+    for region in &world.regions {
+        let rows = region.rights.store.rows(&BTreeSet::from([key("x")])).await.unwrap();
+        let sold: u64 = rows.iter().map(|row| row.row.net_spent()).sum();
+        assert_eq!(sold, 100, "{} knows of all sales", region.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_heard_twice_grants_once() {
+    let world = World::start().await;
+    world.regions[0].receive("x", 100).await;
+    world.hub.deliver_twice(true);
+    let request = world.regions[1].request("x", 10).await;
+    for _ in 0..3 {
+        ask_peer(&world.regions[1].rights, world.regions[0].id, &request).await.unwrap();
+    }
+    assert_eq!(world.regions[0].cell("x", "granted_total").await, 10);
+    assert_eq!(world.regions[1].spendable("x").await, 10);
+    let id = request.request.0;
+    for (region, state) in world.regions.iter().zip(["granted", "credited"]) {
+        let mut connection = region.connection().await;
+        let statement = "SELECT transfer_id, quantity, state FROM transfers";
+        let books: Vec<(uuid::Uuid, i64, String)> =
+            sqlx::query_as(statement).fetch_all(&mut connection).await.unwrap();
+        assert_eq!(books, [(id, 10, state.to_owned())], "in {}", region.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_under_way_to_a_peer_that_does_not_know_are_found() {
+    let world = World::with_workers(false).await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    b.receive("x", 1).await;
+    b.rights.store.transfer(TransferId(a.rights.ids.uuid()), &key("x"), c.id, 1).await.unwrap();
+    let handlers = [TaskSet::new(), TaskSet::new()];
+    for (region, tasks) in [b, c].into_iter().zip(&handlers) {
+        let (rights, stop) = (Arc::clone(&region.rights), tasks.stopping());
+        drop(tasks.spawn("serve", async move {
+            let giver = Arc::new(entrepot::app::rights::Giver::new(Arc::clone(&rights)));
+            rights.bus.serve(entrepot::app::rights::TRANSFER, giver, stop).await;
+        }));
+    }
+    let sold = || async { a.sell("x", 1).await.then_some(()) };
+    eventually("the unit sells once both peers answer", sold).await;
+    assert_eq!(c.cell("x", "granted_total").await, 1, "it came by way of c");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_whose_answer_got_lost_arrives_with_the_rows() {
+    let world = World::start().await;
+    world.regions[0].receive("x", 5).await;
+    world.hub.lose_answers(true);
+    world.hub.lose_rows(true);
+    let request = world.regions[1].request("x", 5).await;
+    assert!(ask_peer(&world.regions[1].rights, world.regions[0].id, &request).await.is_none());
+    assert_eq!(world.regions[0].cell("x", "granted_total").await, 5);
+    assert_eq!(world.regions[1].spendable("x").await, 0);
+    world.hub.lose_answers(false);
+    let credited = || async { (world.regions[1].spendable("x").await == 5).then_some(()) };
+    eventually("the digests bring the grant", credited).await;
+    world.converge().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sales_and_grants_of_one_row_at_once_never_exceed_what_was_received() {
+    let world = World::start().await;
+    world.regions[0].receive("x", 200).await;
+    let sales = (0..120).map(|_| world.regions[0].sell("x", 1));
+    let grants = (0..120).map(|_| world.regions[1].sell("x", 1));
+    let (here, there) =
+        tokio::join!(futures::future::join_all(sales), futures::future::join_all(grants));
+    let sold = here.into_iter().chain(there).filter(|&sold| sold).count();
+    assert_eq!(sold, 200);
+    world.check_conserved("x", 200).await;
+    world.converge().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_move_to_where_they_sell_before_they_are_short() {
+    let world = World::start().await;
+    world.regions[0].receive("x", 300).await;
+    world.converge().await;
+    // An order asks for what it lacks and no more; what comes on top was moved ahead of demand.
+    let moved = || async {
+        assert!(world.regions[1].sell("x", 1).await);
+        (world.regions[1].spendable("x").await >= 50).then_some(())
+    };
+    eventually("the selling region holds stock for more than one order", moved).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_moves_budget_once_and_not_more_than_there_is() {
+    let world = World::start().await;
+    let [a, b, _] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 10).await;
+    let id = TransferId(a.rights.ids.uuid());
+    for _ in 0..2 {
+        assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 7).await, Ok(7));
+    }
+    let arrived = || async { (b.spendable("x").await == 7).then_some(()) };
+    eventually("the rights arrive by themselves", arrived).await;
+    let more = TransferId(a.rights.ids.uuid());
+    let refusal = transfer(&a.rights, more, &key("x"), b.id, 4).await.unwrap_err();
+    assert!(refusal.to_string().contains("may give 3 units"), "{refusal}");
+    assert!(transfer(&a.rights, more, &key("x"), a.id, 1).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_set_back_is_noticed() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 10).await;
+    assert!(a.sell("x", 4).await);
+    world.converge().await;
+    a.sql("UPDATE rights SET spent = 0, version = 1 WHERE owner = 'a'").await;
+    let alarmed = || async { (a.amnesia.load(Ordering::Relaxed) > 0).then_some(()) };
+    eventually("the digests tell", alarmed).await;
+    assert_eq!(b.amnesia.load(Ordering::Relaxed) + c.amnesia.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_the_same_in_sql_and_here() {
+    let world = World::with_workers(false).await;
+    let region = &world.regions[0];
+    let keys: Vec<StockKey> = ["x", "y", "é", "85123A", "a b"].map(key).into();
+    for key in &keys {
+        region.receive(key.sku.as_str(), 1).await;
+    }
+    let mut found: Vec<KeyedRow> = Vec::new();
+    for bucket in keys.iter().map(bucket_of).collect::<BTreeSet<_>>() {
+        let rows = region.rights.store.rows_in(region.id, bucket, None, 10).await.unwrap();
+        assert!(rows.iter().all(|row| bucket_of(&row.key) == bucket));
+        found.extend(rows);
+    }
+    assert_eq!(found.len(), keys.len());
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for region in &self.regions {
+            region.tasks.stopping().cancel();
+        }
+    }
+}
