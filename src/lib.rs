@@ -22,3 +22,6 @@ pub mod store;
 pub mod telemetry;
 pub mod types;
 pub mod workers;
+
+#[cfg(test)]
+mod layers;
