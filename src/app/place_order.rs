@@ -138,7 +138,7 @@ impl PlaceOrder {
         }
         let now_ms = workspace.now_ms;
         let mut saga = SagaRecord {
-            id: SagaId(workspace.region.ids.uuid()),
+            id: SagaId(order.id.0),
             order_id: order.id,
             state: SagaState::Running,
             step: Step::Authorize,

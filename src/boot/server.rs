@@ -1,26 +1,26 @@
 //! One region's server: what `entrepot serve` runs.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_trait::async_trait;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::app::rights::{Board, Granter, Rights, Waiting};
 use crate::app::{
-    App, AppSettings, Completions, Region, SagaRunner, Signals, Writer, WriterSettings,
+    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
+    Signals, Writer, WriterSettings,
 };
+use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
-use crate::domain::inventory::Shortage;
 use crate::gateways::SimulatorClient;
 use crate::http;
-use crate::ports::{Clock, Ids, Obtained, RightsSource};
+use crate::ports::{Bus, Clock, Ids, Reachability};
 use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet};
-use crate::store::{PgStore, SchemaState, schema_state};
+use crate::store::{PgRights, PgStore, SchemaState, schema_state};
 use crate::telemetry::metrics::Metrics;
+use crate::types::RegionId;
 use crate::workers;
 
 use super::health::RegionHealth;
@@ -55,13 +55,13 @@ pub async fn run(
         Arc::clone(&clock),
         Arc::clone(&ids),
     ));
-    let app = app(&config, &tasks, Arc::clone(&region), &store)?;
-    start_workers(&tasks, &app);
+    let parts = parts(&config, &tasks, Arc::clone(&region), &store).await?;
+    start_workers(&config, &tasks, &parts)?;
 
     let listener = TcpListener::bind(config.http_listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port taken?", config.http_listen))?;
-    let door = http::door(context(&config, &app, clock, ids)?);
+    let door = http::door(context(&config, &parts.app, clock, ids)?);
     tracing::info!(region = %config.region, address = %config.http_listen, epoch = %start.epoch, "region serves");
     let limits = http_limits(&config);
     http::server::serve(listener, door, limits, stop).await;
@@ -85,21 +85,52 @@ async fn check_schema(config: &RegionConfig) -> anyhow::Result<()> {
     }
 }
 
-fn app(
+/// What one region runs on, put together.
+struct Parts {
+    app: Arc<App>,
+    rights: Arc<Rights>,
+    replication: workers::Replication,
+    signals: Signals,
+}
+
+async fn parts(
     config: &RegionConfig,
     tasks: &TaskSet,
     region: Arc<Region>,
     store: &PgStore,
-) -> anyhow::Result<Arc<App>> {
+) -> anyhow::Result<Parts> {
     let signals = Signals::default();
+    let store = Arc::new(store.clone());
+    let silence_ms = u64::try_from(config.replication.peer_silent_after.as_millis())?;
+    let names = config.peers.iter().map(|peer| peer.name);
+    let peers = Arc::new(Mutex::new(Peers::new(config.region, names, silence_ms)));
+    let bus: Arc<dyn Bus> = Arc::new(bus(config).await?);
+    let rights = Arc::new(Rights {
+        own: config.region,
+        epoch: region.epoch,
+        store: Arc::new(PgRights::new(store.as_ref().clone(), region.epoch)),
+        bus: Arc::clone(&bus),
+        reachability: Arc::new(Heard { peers: Arc::clone(&peers), region: Arc::clone(&region) }),
+        clock: Arc::clone(&region.clock),
+        ids: Arc::clone(&region.ids),
+        dirty: Arc::clone(&signals.rows),
+        board: Board::new(config.region),
+        waiting: Waiting::default(),
+        request_timeout: config.replication.peer_request_timeout,
+        on_amnesia: Box::new(|key, evidence| {
+            tracing::error!(sku = %key.sku, node = %key.node, %evidence,
+                "a peer knows a newer row of this region than its own database: it was set back. \
+                 Stop selling here and bring the region back with `entrepot region rejoin`");
+        }),
+    });
     let orders = &config.orders;
     let settings = WriterSettings {
         group_max: orders.group_max,
         writers: orders.group_writers,
         queue_max: orders.queue_max,
     };
-    let store = Arc::new(store.clone());
-    let writer = Writer::start(tasks, Arc::clone(&region), store.clone(), signals, settings);
+    let writer =
+        Writer::start(tasks, Arc::clone(&region), store.clone(), signals.clone(), settings);
     let gateway = SimulatorClient::new(
         &config.payments_url,
         config.payments_answer_timeout,
@@ -116,22 +147,77 @@ fn app(
         running: Arc::new(Semaphore::new(orders.sagas_running_max)),
         lease: orders.saga_lease,
     });
-    let silence_ms = u64::try_from(config.replication.peer_silent_after.as_millis())?;
-    let peers = config.peers.iter().map(|peer| peer.name);
-    let peers = Arc::new(Mutex::new(Peers::new(config.region, peers, silence_ms)));
     let settings = AppSettings {
         grant_wait: config.escrow.grant_wait,
         saga_lease: orders.saga_lease,
         saga_stuck: orders.saga_stuck,
     };
-    Ok(Arc::new(App::new(region, store, writer, sagas, Arc::new(Alone), peers, None, settings)))
+    let granter = Arc::new(Granter::new(Arc::clone(&rights), tasks.clone()));
+    let lookup = IntentLookup {
+        bus: Arc::clone(&bus),
+        peers: Arc::clone(&peers),
+        clock: Arc::clone(&region.clock),
+        patience: config.replication.peer_request_timeout,
+    };
+    let app = App::new(
+        Arc::clone(&region),
+        store.clone(),
+        writer,
+        sagas,
+        granter,
+        Arc::clone(&peers),
+        Some(lookup),
+        settings,
+    );
+    let replication = workers::Replication { region, bus, store, peers };
+    Ok(Parts { app: Arc::new(app), rights, replication, signals })
 }
 
-fn start_workers(tasks: &TaskSet, app: &Arc<App>) {
-    let stop = tasks.stopping();
-    tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop.clone()));
-    tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop.clone()));
-    tasks.spawn("contested", workers::contested(Arc::clone(app), stop));
+async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
+    let peers = config.peers.iter().map(|peer| (peer.name, peer.nats.clone()));
+    let addresses =
+        NatsAddresses { region: config.region, own: config.nats.clone(), peers: peers.collect() };
+    Ok(NatsBus::connect(addresses).await?)
+}
+
+fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyhow::Result<()> {
+    let Parts { app, rights, replication, signals } = parts;
+    let stop = || tasks.stopping();
+    tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop()));
+    tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop()));
+    tasks.spawn("contested", workers::contested(Arc::clone(app), stop()));
+    let outbox = Arc::clone(&signals.outbox);
+    replication.start(tasks, outbox, config.replication.heartbeat)?;
+    let times = workers::grants::RightsTimes {
+        row_ship: config.replication.row_ship,
+        digest_interval: config.replication.digest_interval,
+        rebalance: config.escrow.rebalance,
+        transfer_interval: config.escrow.transfer_interval,
+    };
+    workers::grants::start(tasks, rights, times);
+    let intents = Arc::new(IntentHandler {
+        reader: Arc::clone(&app.reader),
+        in_flight: Arc::clone(&app.in_flight),
+        region: config.region,
+    });
+    let (bus, stop) = (Arc::clone(&replication.bus), stop());
+    tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
+    Ok(())
+}
+
+/// Peers that the heartbeats show to be there in both directions.
+struct Heard {
+    peers: Arc<Mutex<Peers>>,
+    region: Arc<Region>,
+}
+
+impl Reachability for Heard {
+    fn reachable(&self) -> Vec<RegionId> {
+        let now_ms = self.region.clock.monotonic_ms();
+        let peers = self.peers.lock().expect("no panic while held");
+        let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
+        others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
 }
 
 fn context(
@@ -163,15 +249,5 @@ fn http_limits(config: &RegionConfig) -> http::server::Limits {
         head_read: config.limits.header_timeout,
         drain: config.limits.shutdown_grace,
         ..http::server::Limits::default()
-    }
-}
-
-/// A region without peers: there is nobody to ask.
-struct Alone;
-
-#[async_trait]
-impl RightsSource for Alone {
-    async fn obtain(&self, _shortages: &[Shortage], _patience: Duration) -> Obtained {
-        Obtained { gained: false, elsewhere: BTreeMap::new() }
     }
 }

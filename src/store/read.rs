@@ -21,7 +21,6 @@ pub(super) const STATEMENTS: &[&str] = &[
     ORDER,
     LIST_ORDERS,
     EVENTS,
-    SAGAS_OF_ORDER,
     SAGA,
     OPEN_SAGAS,
     RIGHTS,
@@ -50,9 +49,6 @@ ORDER BY order_id DESC LIMIT $6";
 
 const EVENTS: &str = "
 SELECT events::text AS events FROM order_events WHERE order_id = $1 ORDER BY first_seq";
-
-const SAGAS_OF_ORDER: &str = "
-SELECT document::text AS document FROM sagas WHERE order_id = $1 ORDER BY saga_id";
 
 const SAGA: &str = "
 SELECT document::text AS document FROM sagas WHERE saga_id = $1";
@@ -141,7 +137,8 @@ impl Reader for PgStore {
     }
 
     async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError> {
-        self.documents(sqlx::query(SAGAS_OF_ORDER).bind(id.0)).await
+        // The saga that places an order has its id.
+        self.documents(sqlx::query(SAGA).bind(id.0)).await
     }
 
     async fn saga(&self, id: SagaId) -> Result<Option<SagaRecord>, StoreError> {
