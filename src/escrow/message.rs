@@ -54,8 +54,7 @@ pub struct TransferRequest {
 /// What the giver gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferAnswer {
-    /// By node; empty when there was nothing to give, or when the request had been answered before.
-    /// The rows below count in either case.
+    /// By node; the same again when the request is heard again.
     pub grants: BTreeMap<NodeId, NamedGrant>,
     /// Units were kept for orders under way here: it is worth asking again in a moment.
     pub busy: bool,

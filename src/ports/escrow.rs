@@ -40,7 +40,7 @@ pub struct Credit {
 /// What a giver did with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Given {
-    /// By node; empty when nothing was given, or when the request had been carried out before.
+    /// By node, now or when the request was heard first.
     pub grants: BTreeMap<NodeId, NamedGrant>,
     /// Units were kept for orders under way here.
     pub busy: bool,

@@ -20,7 +20,7 @@ use entrepot::workers::grants::{self, RightsTimes};
 
 use crate::support::eventually;
 use crate::support::hub::{Hub, Port};
-use crate::support::postgres::Postgres;
+use crate::support::postgres::Database;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const NODE: &str = "n";
@@ -31,7 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct World {
     regions: Vec<Region>,
     hub: Arc<Hub>,
-    _postgres: Postgres,
 }
 
 struct Region {
@@ -41,7 +40,7 @@ struct Region {
     granter: Granter,
     amnesia: Arc<AtomicU64>,
     tasks: TaskSet,
-    url: String,
+    database: Database,
 }
 
 fn sku(name: &str) -> Sku {
@@ -59,16 +58,14 @@ impl World {
     }
 
     async fn with_workers(workers: bool) -> Self {
-        let postgres = Postgres::start().await;
         let hub = Arc::new(Hub::default());
         let all: Vec<RegionId> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
         let mut regions = Vec::new();
         for (number, &id) in (1..).zip(&all) {
-            let address = postgres.database().await;
-            let store = PgStore::connect(id, &address, 8, Duration::from_secs(10)).unwrap();
+            let database = Database::new().await;
+            let store = database.store(id.as_str());
             let number = RegionNumber(std::num::NonZeroU8::new(number).unwrap());
-            // These clusters run without fsync, which a server would refuse.
-            drop(store.start(number).await);
+            store.start(number).await.unwrap();
             let clock = Arc::new(SystemClock::new());
             let port = Arc::new(Port { hub: Arc::clone(&hub), own: id, all: all.clone() });
             let amnesia = Arc::new(AtomicU64::new(0));
@@ -100,14 +97,13 @@ impl World {
                 grants::start(&tasks, &rights, times);
             }
             let granter = Granter::new(Arc::clone(&rights), tasks.clone());
-            let url = address.url.clone();
-            let region = Region { id, store, rights, granter, amnesia, tasks, url };
+            let region = Region { id, store, rights, granter, amnesia, tasks, database };
             region
                 .sql(&format!("INSERT INTO nodes VALUES ('{NODE}', 'a', true, '', '{{}}')"))
                 .await;
             regions.push(region);
         }
-        let world = Self { regions, hub, _postgres: postgres };
+        let world = Self { regions, hub };
         if workers {
             let served = || async {
                 let mut all = true;
@@ -146,14 +142,9 @@ impl World {
 
 impl Region {
     async fn sql(&self, statement: &str) {
-        let mut connection = self.connection().await;
+        let mut connection = self.database.connection().await;
         let statement = sqlx::AssertSqlSafe(statement.to_owned());
         sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
-    }
-
-    async fn connection(&self) -> sqlx::PgConnection {
-        use sqlx::Connection as _;
-        sqlx::PgConnection::connect(&self.url).await.unwrap()
     }
 
     /// An expression over this region's own row of a SKU; 0 without one.
@@ -162,14 +153,14 @@ impl Region {
             "SELECT coalesce((SELECT ({expression})::bigint FROM rights WHERE sku = '{name}' AND owner = '{}'), 0)",
             self.id
         );
-        let mut connection = self.connection().await;
+        let mut connection = self.database.connection().await;
         let statement = sqlx::AssertSqlSafe(statement);
         let value: i64 = sqlx::query_scalar(statement).fetch_one(&mut connection).await.unwrap();
         u64::try_from(value).unwrap()
     }
 
     async fn hashes(&self) -> Vec<(String, String, i64)> {
-        let mut connection = self.connection().await;
+        let mut connection = self.database.connection().await;
         let statement = "SELECT range, hash, rows FROM evidence.v_state_hash WHERE range LIKE 'rights/%' ORDER BY range";
         sqlx::query_as(statement).fetch_all(&mut connection).await.unwrap()
     }
@@ -308,7 +299,7 @@ async fn a_request_heard_twice_grants_once() {
     assert_eq!(world.regions[1].spendable("x").await, 10);
     let id = request.request.0;
     for (region, state) in world.regions.iter().zip(["granted", "credited"]) {
-        let mut connection = region.connection().await;
+        let mut connection = region.database.connection().await;
         let statement = "SELECT transfer_id, quantity, state FROM transfers";
         let books: Vec<(uuid::Uuid, i64, String)> =
             sqlx::query_as(statement).fetch_all(&mut connection).await.unwrap();

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
 
 use super::merge::{Movement, merge, raise_active, record, upsert_copies};
 use super::{
-    Ledgers, PgRights, StoredRow, execute, granted_json, nodes, read, signed, skus, stored_row,
+    Ledgers, PgRights, StoredRow, execute, granted_json, nodes, parsed, read, signed, skus,
+    stored_row, unsigned,
 };
 use crate::escrow::{
     GiverDemand, KeyedRow, NamedGrant, Refusal, SkuRows, TransferRequest, decide_grant, spread,
@@ -25,7 +26,8 @@ FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[])
      AS u(sku, node, version, granted, granted_total)
 WHERE r.owner = $1 AND r.sku = u.sku AND r.node = u.node";
 
-pub(super) const FIND_TRANSFER: &str = "SELECT quantity FROM transfers WHERE transfer_id = $1";
+pub(super) const FIND_TRANSFERS: &str = "
+SELECT transfer_id, node, quantity FROM transfers WHERE transfer_id = ANY($1::uuid[])";
 
 impl PgRights {
     pub(super) async fn give_rights(
@@ -76,20 +78,23 @@ impl PgRights {
         let rows = rows.iter().map(stored_row).collect::<Result<Vec<_>, _>>()?;
         let mut ledgers = self.ledgers_of(&rows, []);
         let learned = merge(&mut ledgers, told);
-        let (grants, busy) = if find_transfer(connection, request.request).await?.is_some() {
-            (BTreeMap::new(), false)
-        } else {
-            let held = Self::grantable(&ledgers, &rows, request.node.as_ref());
-            let spendable = held.values().copied().fold(0, u64::saturating_add);
-            let (need, want) = (request.need, request.want);
-            let grant = decide_grant(self.own(), spendable, asker, need, want, demand);
-            let shares = spread(grant.units, &held);
-            (Self::grant(&mut ledgers, asker, request.request, &shares)?, grant.busy)
-        };
         let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
         upsert_copies(connection, self.own(), &changed).await?;
         raise_active(connection, self.own(), &ledgers).await?;
+        // Heard before: the same answer, so that the asker's books name what it got.
+        let before = find_grants(connection, request.request, ledgers.keys()).await?;
+        if !before.is_empty() {
+            let rows = rows_of(&ledgers);
+            return Ok(Given { grants: before, busy: false, rows, learned });
+        }
+        let held = Self::grantable(&ledgers, &rows, request.node.as_ref());
+        let spendable = held.values().copied().fold(0, u64::saturating_add);
+        let (need, want) = (request.need, request.want);
+        let grant = decide_grant(self.own(), spendable, asker, need, want, demand);
+        let shares = spread(grant.units, &held);
+        let grants = Self::grant(&mut ledgers, asker, request.request, &shares)?;
         self.write_grants(connection, sku, asker, &ledgers, &grants).await?;
+        let busy = grant.busy;
         Ok(Given { grants, busy, rows: rows_of(&ledgers), learned })
     }
 
@@ -197,8 +202,9 @@ impl PgRights {
     ) -> Result<Moved, sqlx::Error> {
         let keys = BTreeSet::from([key]);
         let mut ledgers = self.lock(connection, &keys).await?;
-        if let Some(units) = find_transfer(connection, id).await? {
-            return Ok(Moved::Done { units });
+        let before = find_grants(connection, id, std::iter::once(key)).await?;
+        if let Some(grant) = before.get(&key.node) {
+            return Ok(Moved::Done { units: grant.units });
         }
         let ledger = ledgers.get(key).expect("locking made it");
         let spendable = ledger.spendable();
@@ -212,13 +218,21 @@ impl PgRights {
     }
 }
 
-/// The units of a movement that is in the books.
-async fn find_transfer(
+/// What was granted under a request, as it stands in the books.
+async fn find_grants(
     connection: &mut PgConnection,
-    id: TransferId,
-) -> Result<Option<u64>, sqlx::Error> {
-    let row = sqlx::query(FIND_TRANSFER).bind(id.0).fetch_optional(connection).await?;
-    row.map(|row| super::unsigned(&row, "quantity")).transpose()
+    request: TransferId,
+    keys: impl Iterator<Item = &StockKey>,
+) -> Result<BTreeMap<NodeId, NamedGrant>, sqlx::Error> {
+    let mut names: Vec<uuid::Uuid> = keys.map(|key| derived(request, &key.node).0).collect();
+    names.push(request.0);
+    let rows = sqlx::query(FIND_TRANSFERS).bind(names).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let transfer = TransferId(row.try_get("transfer_id")?);
+            Ok((parsed(row, "node")?, NamedGrant { transfer, units: unsigned(row, "quantity")? }))
+        })
+        .collect()
 }
 
 /// The name of a further movement of one request: the same whenever it is computed.

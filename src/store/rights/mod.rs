@@ -35,7 +35,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     merge::RECORD_TRANSFERS,
     give::LOCK_OWN_OF_SKU,
     give::WRITE_GRANTS,
-    give::FIND_TRANSFER,
+    give::FIND_TRANSFERS,
 ];
 
 /// The rights rows of one region's database.

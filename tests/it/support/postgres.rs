@@ -1,109 +1,194 @@
-//! A PostgreSQL cluster of the test's own, with as many databases as it wants regions.
+//! A PostgreSQL cluster for each process of tests, and a database for each test.
 //!
-//! `initdb` takes a second, copying what it made a twentieth of that: the first process of a run makes
-//! a template under a lock, all others copy it.
+//! Making a cluster takes a second, and the tests of one run are dozens of processes. So one cluster
+//! is made once and kept with the migrated schema as a template database; a process copies its files,
+//! and a test copies its database. A change of a migration makes another template.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use entrepot::config::DatabaseAddress;
-use sqlx::Connection;
+use entrepot::store::PgStore;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use sha2::{Digest, Sha256};
+use sqlx::{Connection, PgConnection};
 
 use super::process::{self, Server};
 use super::{eventually, free_port, programs};
 
-/// A cluster, killed when it is dropped.
-pub(crate) struct Postgres {
-    folder: PathBuf,
+/// How long a store of a test waits for the database: long for a busy machine, short for a test that
+/// freezes it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The database the others are copied from.
+const TEMPLATE: &str = "entrepot_template";
+
+/// Durable, as `serve` insists on, and small.
+const SETTINGS: &[&str] = &[
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "shared_buffers=16MB",
+    "max_connections=60",
+    "autovacuum=off",
+    "max_wal_senders=0",
+    "log_min_messages=error",
+];
+
+/// A running cluster.
+struct Cluster {
     port: u16,
-    server: Server,
-    databases: AtomicU32,
+    server: Mutex<Server>,
 }
 
-impl Postgres {
-    pub(crate) async fn start() -> Self {
-        let folder = process::folder("postgres");
-        let data = folder.join("data");
-        let from = template();
-        let copied = std::process::Command::new("cp").arg("-a").arg(&from).arg(&data).status();
-        assert!(copied.expect("cp runs").success(), "{} can't be copied", from.display());
-        let port = free_port();
-        let server = serve(&folder, port);
-        let postgres = Self { folder, port, server, databases: AtomicU32::new(0) };
-        postgres.answers().await;
-        postgres
+/// A test's own database with the current schema.
+pub(crate) struct Database {
+    name: String,
+    cluster: &'static Cluster,
+}
+
+impl Database {
+    /// A fresh copy of the template.
+    pub(crate) async fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let cluster = cluster().await;
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        // Copies of one template must not be made at once.
+        static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let turn = ONE_AT_A_TIME.lock().await;
+        let mut connection = connect(cluster.port, "postgres").await;
+        let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        drop(turn);
+        Self { name, cluster }
     }
 
-    /// kill -9, then a start on what is on disk.
-    pub(crate) async fn crash_and_restart(&mut self) {
-        self.server.kill();
-        self.server = serve(&self.folder, self.port);
-        self.answers().await;
+    pub(crate) fn address(&self) -> DatabaseAddress {
+        address(self.cluster.port, &self.name)
     }
 
-    /// A migrated database for one region.
-    pub(crate) async fn database(&self) -> DatabaseAddress {
-        let number = self.databases.fetch_add(1, Ordering::Relaxed);
-        let mut connection = self.connect("postgres").await.expect("it answered");
-        let statement = format!("CREATE DATABASE region_{number}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-        let address = self.address(&format!("region_{number}"));
-        entrepot::store::migrate(&address).await.unwrap();
-        address
+    /// A connection beside the store's, to look at what is there.
+    pub(crate) async fn connection(&self) -> PgConnection {
+        connect(self.cluster.port, &self.name).await
     }
 
-    async fn answers(&self) {
-        eventually("PostgreSQL answers", || async { self.connect("postgres").await.ok() }).await;
+    /// A store of this database.
+    pub(crate) fn store(&self, region: &str) -> PgStore {
+        let region = region.parse().unwrap();
+        PgStore::connect(region, &self.address(), 8, DEADLINE).unwrap()
     }
 
-    async fn connect(&self, database: &str) -> Result<sqlx::PgConnection, sqlx::Error> {
-        sqlx::PgConnection::connect(&self.address(database).url).await
+    /// Freezes the whole cluster, as a machine that swaps or a disk that hangs does.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
     }
 
-    fn address(&self, database: &str) -> DatabaseAddress {
-        let url = format!("postgres://entrepot@127.0.0.1:{}/{database}", self.port);
-        DatabaseAddress { url, password: None }
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// The postmaster and all of its children.
+    fn signal(&self, signal: Signal) {
+        let server = self.cluster.server.lock().unwrap();
+        for pid in server.family() {
+            // A backend may end in between.
+            drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal));
+        }
     }
 }
 
-/// fsync is off: a test's cluster is killed, the machine is not.
-fn serve(folder: &Path, port: u16) -> Server {
-    let settings = [
-        format!("port={port}"),
-        "listen_addresses=127.0.0.1".to_owned(),
-        "unix_socket_directories=".to_owned(),
-        "fsync=off".to_owned(),
-        "max_connections=200".to_owned(),
-        "shared_buffers=32MB".to_owned(),
-    ];
-    let mut arguments = vec!["-D".to_owned(), folder.join("data").display().to_string()];
-    for setting in settings {
-        arguments.extend(["-c".to_owned(), setting]);
+/// The cluster of this process.
+async fn cluster() -> &'static Cluster {
+    static CLUSTER: tokio::sync::OnceCell<Cluster> = tokio::sync::OnceCell::const_new();
+    CLUSTER.get_or_init(start).await
+}
+
+async fn start() -> Cluster {
+    let data = process::folder("postgres");
+    copy(&template().await, &data);
+    run(&data).await
+}
+
+async fn run(data: &Path) -> Cluster {
+    let port = free_port();
+    let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
+    arguments.extend(["-p".to_owned(), port.to_string()]);
+    for setting in SETTINGS {
+        arguments.extend(["-c".to_owned(), (*setting).to_owned()]);
     }
     let program = programs::postgres_bin().join("postgres");
-    Server::start(program, arguments, "QUIT", &folder.join("log"))
+    let log = data.with_extension("log");
+    // SIGQUIT ends a cluster at once, its children with it.
+    let server = Server::start(program, arguments, "QUIT", &log);
+    let options = address(port, "postgres").url;
+    eventually("PostgreSQL answers", || async { PgConnection::connect(&options).await.ok() }).await;
+    Cluster { port, server: Mutex::new(server) }
 }
 
-/// The prepared data directory, made once for all processes of this user.
-fn template() -> PathBuf {
-    let place = process::scratch().join("template");
-    std::fs::create_dir_all(&place).expect("a folder for the template");
-    process::give_away(&place);
-    let lock = std::fs::File::create(place.join("lock")).expect("a lock file");
-    lock.lock().expect("a lock");
-    let data = place.join("data");
-    if !place.join("done").exists() {
-        drop(std::fs::remove_dir_all(&data));
-        let arguments = ["-A", "trust", "-U", "entrepot", "-N", "-E", "UTF8", "--locale=C", "-D"];
-        let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        arguments.push(data.display().to_string());
-        let initdb = programs::postgres_bin().join("initdb");
-        let mut made = Server::start(initdb, arguments, "KILL", &place.join("log"));
-        while !made.has_ended() {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        assert!(data.join("PG_VERSION").exists(), "initdb failed: see {}/log", place.display());
-        std::fs::write(place.join("done"), "").expect("a mark");
+/// The files of a cluster with the migrated template database; made by whoever comes first.
+async fn template() -> PathBuf {
+    let scratch = process::scratch();
+    let template = scratch.join(format!("template-{}", fingerprint()));
+    let lock = std::fs::File::create(scratch.join("template.lock")).unwrap();
+    let locked = tokio::task::spawn_blocking(move || Flock::lock(lock, FlockArg::LockExclusive));
+    let _held_until_the_template_is_there = locked.await.unwrap().unwrap();
+    if template.is_dir() {
+        return template;
     }
-    data
+    let data = process::folder("template");
+    let mut initdb =
+        programs::postgres_bin().join("initdb").into_os_string().into_string().unwrap();
+    initdb.push_str(" --username=postgres --auth=trust --encoding=UTF8 --no-locale --no-sync -D ");
+    initdb.push_str(data.to_str().unwrap());
+    let arguments = vec!["-c".to_owned(), initdb];
+    let log = data.with_extension("initdb.log");
+    let mut made = Server::start("/bin/sh".into(), arguments, "KILL", &log);
+    eventually("initdb is done", || std::future::ready(made.has_ended().then_some(()))).await;
+    let cluster = run(&data).await;
+    let mut connection = connect(cluster.port, "postgres").await;
+    let create = format!("CREATE DATABASE {TEMPLATE}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    entrepot::store::migrate(&address(cluster.port, TEMPLATE)).await.unwrap();
+    let mut server = cluster.server.into_inner().unwrap();
+    server.signal(Signal::SIGINT);
+    eventually("PostgreSQL has stopped", || std::future::ready(server.has_ended().then_some(())))
+        .await;
+    std::fs::rename(&data, &template).unwrap();
+    template
+}
+
+/// Of everything that makes the template what it is.
+fn fingerprint() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut hash = Sha256::new();
+    hash.update(programs::postgres_bin().to_str().unwrap());
+    for file in files {
+        hash.update(std::fs::read(file).unwrap());
+    }
+    hex::encode(&hash.finalize()[..8])
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::remove_dir(to).unwrap();
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success(), "can't copy {} to {}", from.display(), to.display());
+}
+
+fn address(port: u16, database: &str) -> DatabaseAddress {
+    DatabaseAddress {
+        url: format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable"),
+        password: None,
+    }
+}
+
+async fn connect(port: u16, database: &str) -> PgConnection {
+    PgConnection::connect(&address(port, database).url).await.unwrap()
 }

@@ -63,6 +63,19 @@ impl Server {
         kill(pid, signal).expect("the child is there");
     }
 
+    /// Its process and all below it.
+    pub(crate) fn family(&self) -> Vec<i32> {
+        let mut family = vec![i32::try_from(self.child.id()).expect("a pid")];
+        let mut looked_at = 0;
+        while let Some(parent) = family.get(looked_at).copied() {
+            let children = format!("/proc/{parent}/task/{parent}/children");
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            family.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+            looked_at += 1;
+        }
+        family
+    }
+
     /// Kills it at once and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         // A stopped or already ended process can be killed as well as any other.
