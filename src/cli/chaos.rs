@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::output;
 use crate::boot::local::{self, Action, Component, LinkChange, Request};
 use crate::types::RegionId;
 
@@ -85,7 +86,6 @@ struct Link {
     one_way: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let component = |target: Target, action| Request::Component {
         region: target.region,
@@ -110,9 +110,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let report = local::request(&args.data_dir, &request).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::line(&serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", report.table());
+        output::line(report.table().trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::output;
 use crate::boot::local;
 
 /// Stops a deployment in order, and returns when it is gone.
@@ -16,13 +17,12 @@ pub(super) struct Args {
     data_dir: PathBuf,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let folder = args.data_dir.display();
     if local::down(&args.data_dir).await? {
-        println!("stopped; the data stay in {folder}");
+        output::line(&format!("stopped; the data stay in {folder}"));
     } else {
-        println!("no deployment runs on {folder}");
+        output::line(&format!("no deployment runs on {folder}"));
     }
     Ok(ExitCode::SUCCESS)
 }

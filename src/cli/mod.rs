@@ -8,6 +8,7 @@ mod chaos;
 mod client;
 mod down;
 mod migrate;
+mod output;
 mod payment_simulator;
 mod region;
 mod replay;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::output;
 use crate::boot::local;
 
 /// What runs where.
@@ -17,13 +18,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = local::report(&args.data_dir).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::line(&serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", report.table());
+        output::line(report.table().trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

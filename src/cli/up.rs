@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::output;
 use crate::boot::local::{self, Options};
 use crate::telemetry::{self, LogFormat};
 
@@ -51,15 +52,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         wan: args.latency_profile == LatencyProfile::Wan,
     };
     if args.detach {
-        local::detach(&options, show).await?;
+        local::detach(&options, output::line).await?;
     } else {
         telemetry::start(LogFormat::Human, Some(LOG_FILTER))?;
-        local::run(&options, show).await?;
+        local::run(&options, output::line).await?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[expect(clippy::print_stdout, reason = "progress of the command")]
-fn show(line: &str) {
-    println!("{line}");
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::control::{Action, Component, LinkChange, Request};
 use super::layout::{Layout, Ports};
 use super::links::{Fault, Links, Way};
-use super::postgres::DATABASE;
+use super::postgres::{DATABASE, Postgres};
 use super::probe;
 use super::process::{Registry, Spec, log_tail};
 use super::programs::Programs;
@@ -25,6 +25,8 @@ use crate::types::RegionId;
 const DEATHS_AT_START_MAX: u32 = 3;
 /// Between two looks whether a program is ready.
 const READY_POLL: Duration = Duration::from_millis(25);
+/// How long the start of a whole region waits for its database before it starts the server anyway.
+const DATABASE_WAIT: Duration = Duration::from_secs(10);
 /// Lines of progress kept for `--detach`; a start of ten regions has fewer.
 const PROGRESS_MAX: usize = 200;
 
@@ -63,6 +65,7 @@ pub(crate) struct Deployment {
     pub(crate) link_tasks: TaskSet,
     registry: Arc<Registry>,
     children: Mutex<BTreeMap<Part, Arc<Child>>>,
+    databases: Mutex<BTreeMap<RegionId, Arc<Postgres>>>,
     phase: Mutex<Phase>,
     progress: Mutex<Vec<String>>,
     clock: SystemClock,
@@ -88,6 +91,7 @@ impl Deployment {
             link_tasks: TaskSet::new(),
             registry: Arc::new(registry),
             children: Mutex::default(),
+            databases: Mutex::default(),
             phase: Mutex::new(Phase::Starting),
             progress: Mutex::default(),
             clock: SystemClock::new(),
@@ -116,6 +120,16 @@ impl Deployment {
 
     fn progress_so_far(&self) -> Vec<String> {
         self.progress.lock().expect("no panic while held").clone()
+    }
+
+    /// Remembers how to ask a region's database whether it is ready.
+    pub(crate) fn remember_database(&self, region: RegionId, database: Arc<Postgres>) {
+        let mut databases = self.databases.lock().expect("no panic while held");
+        drop(databases.insert(region, database));
+    }
+
+    fn database(&self, region: RegionId) -> Option<Arc<Postgres>> {
+        self.databases.lock().expect("no panic while held").get(&region).cloned()
     }
 
     fn adopt(&self, part: Part, child: &Arc<Child>) {
@@ -248,8 +262,32 @@ impl Deployment {
             Action::Stop => Order::Freeze,
             Action::Start => Order::Start,
         };
-        futures::future::join_all(children.iter().map(|child| child.tell(order))).await;
+        // A server that starts without its database dies and comes back later than it needs to.
+        let (first, last) = match (order, children.split_first()) {
+            (Order::Start, Some((server, stores))) if component == Component::All => {
+                (stores, Some(server))
+            }
+            _ => (&children[..], None),
+        };
+        futures::future::join_all(first.iter().map(|child| child.tell(order))).await;
+        if let Some(server) = last {
+            self.wait_for_database(region).await;
+            server.tell(order).await;
+        }
         Ok(())
+    }
+
+    /// Waits until a region's database is ready; a server whose database isn't is restarted until it is.
+    async fn wait_for_database(&self, region: RegionId) {
+        let Some(database) = self.database(region) else { return };
+        let ready = async {
+            while !database.is_ready().await {
+                tokio::time::sleep(READY_POLL).await;
+            }
+        };
+        if tokio::time::timeout(DATABASE_WAIT, ready).await.is_err() {
+            tracing::warn!(%region, "the database of {region} is not ready yet");
+        }
     }
 
     /// What runs where, and how it is.

@@ -181,7 +181,7 @@ impl Deployment {
     async fn start_postgres(&self, index: usize, name: RegionId) -> anyhow::Result<()> {
         let program = format!("{name}.postgres");
         let secret = |what: &str| secrets::secret(&self.layout.region_secret(name, what));
-        let postgres = Postgres {
+        let postgres = Arc::new(Postgres {
             log: self.layout.log_file(&program),
             name: program,
             bin: self.programs.postgres.clone(),
@@ -189,7 +189,8 @@ impl Deployment {
             data: self.layout.postgres_dir(name),
             port: self.ports.postgres(index),
             superuser_password: secret("superuser")?,
-        };
+        });
+        self.remember_database(name, Arc::clone(&postgres));
         postgres.prepare().await?;
         let spec = postgres.spec()?;
         let part = Part::Postgres(name);
