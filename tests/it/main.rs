@@ -7,6 +7,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bus;
+mod hang_ups;
 mod payment_simulator;
+mod replication;
+mod replication_store;
 mod rights;
+mod statements;
 mod support;

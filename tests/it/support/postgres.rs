@@ -44,6 +44,9 @@ struct Cluster {
     server: Mutex<Server>,
 }
 
+/// Copies of one template must not be made at once.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A test's own database with the current schema.
 pub(crate) struct Database {
     name: String,
@@ -56,8 +59,6 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let cluster = cluster().await;
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        // Copies of one template must not be made at once.
-        static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
         let turn = ONE_AT_A_TIME.lock().await;
         let mut connection = connect(cluster.port, "postgres").await;
         let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
@@ -95,8 +96,9 @@ impl Database {
     fn signal(&self, signal: Signal) {
         let server = self.cluster.server.lock().unwrap();
         for pid in server.family() {
-            // A backend may end in between.
-            drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal));
+            let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+            // A backend may have ended in between.
+            assert!(sent.is_ok() || sent == Err(nix::errno::Errno::ESRCH), "{sent:?}");
         }
     }
 }
