@@ -1,12 +1,14 @@
 //! What a saga's step found out becomes part of the order: confirmed, undone, or asked again later.
 
+use std::sync::Arc;
+
 use crate::domain::inventory::StockDelta;
 use crate::domain::order::{
     AllocationState, Cancellation, EventBody, EventMaker, OrderRecord, OrderStatus, PaymentState,
 };
 use crate::ports::Needs;
 use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
-use crate::types::{OrderId, PaymentId, SagaId, StockKey};
+use crate::types::{PaymentId, StockKey};
 
 use super::{Command, Workspace};
 
@@ -28,33 +30,39 @@ pub enum Advance {
     },
 }
 
-/// Advances a saga.
+/// Advances a saga. It carries the saga and the order on which the finding rests; a worker that was
+/// overtaken changes nothing.
 pub struct AdvanceSaga {
-    /// Which.
-    pub saga_id: SagaId,
-    /// Its order.
-    pub order_id: OrderId,
-    /// The version the finding rests on: a worker that was overtaken changes nothing.
-    pub version: u64,
+    /// As it was.
+    pub saga: SagaRecord,
+    /// Its order, as it was.
+    pub order: Arc<OrderRecord>,
     /// What is to be done.
     pub advance: Advance,
 }
 
 /// The saga and the order as they are now. `None` when another worker was faster.
-pub(super) type Advanced = Option<(SagaRecord, OrderRecord)>;
+pub(super) type Advanced = Option<(SagaRecord, Arc<OrderRecord>)>;
 
 impl Command for AdvanceSaga {
     type Answer = Advanced;
 
-    fn needs(&self, needs: &mut Needs) {
-        needs.sagas.insert(self.saga_id);
-        needs.orders.insert(self.order_id);
+    /// Nothing is loaded at first: what the saga's worker holds is nearly always what is stored, and the
+    /// versions guard the commit.
+    fn needs(&self, needs: &mut Needs, attempt: u32) {
+        if attempt > 0 {
+            needs.sagas.insert(self.saga.id);
+            needs.orders.insert(self.order.order.id);
+        }
     }
 
     fn decide(&self, workspace: &mut Workspace<'_>) -> Advanced {
-        let mut saga = workspace.saga(self.saga_id)?.clone();
-        let order = workspace.view.orders.get(&self.order_id)?.clone();
-        if saga.version != self.version {
+        let (saga_id, order_id) = (self.saga.id, self.order.order.id);
+        let sagas = &mut workspace.view.sagas;
+        let mut saga = sagas.entry(saga_id).or_insert_with(|| self.saga.clone()).clone();
+        let orders = &mut workspace.view.orders;
+        let order = Arc::clone(orders.entry(order_id).or_insert_with(|| Arc::clone(&self.order)));
+        if saga.version != self.saga.version {
             return saga.state.is_over().then_some((saga, order));
         }
         let now_ms = workspace.now_ms;
@@ -101,30 +109,30 @@ impl Command for AdvanceSaga {
 
 fn confirm(
     workspace: &mut Workspace<'_>,
-    order: &OrderRecord,
+    order: &Arc<OrderRecord>,
     references: &[(PaymentId, String)],
-) -> OrderRecord {
+) -> Arc<OrderRecord> {
     if order.order.status() == OrderStatus::Cancelled {
-        return order.clone();
+        return Arc::clone(order);
     }
     let mut made = workspace.change_order(Some(order.order.id));
     for (payment_id, reference) in references {
         let event =
             EventBody::PaymentAuthorized { payment_id: *payment_id, reference: reference.clone() };
-        push(workspace, &mut made, &event);
+        push(workspace, &mut made, event);
     }
-    push(workspace, &mut made, &EventBody::Confirmed {});
+    push(workspace, &mut made, EventBody::Confirmed {});
     workspace.write_order(made, None)
 }
 
 /// Cancels an order whose money is settled, and gives its units back, each hold once (I-03).
 pub(super) fn cancel(
     workspace: &mut Workspace<'_>,
-    order: &OrderRecord,
+    order: &Arc<OrderRecord>,
     reason: &CompensationReason,
-) -> OrderRecord {
+) -> Arc<OrderRecord> {
     if order.order.status() == OrderStatus::Cancelled {
-        return order.clone();
+        return Arc::clone(order);
     }
     for line in &order.order.lines {
         let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
@@ -136,7 +144,7 @@ pub(super) fn cancel(
     }
     let mut made = workspace.change_order(Some(order.order.id));
     let cancellation = Cancellation { code: reason.code().to_owned(), detail: reason.detail() };
-    push(workspace, &mut made, &EventBody::Cancelled(cancellation));
+    push(workspace, &mut made, EventBody::Cancelled(cancellation));
     for payment in
         order.order.payments.iter().filter(|payment| payment.state != PaymentState::Voided)
     {
@@ -149,12 +157,12 @@ pub(super) fn cancel(
             | CompensationReason::PaymentUnavailable
             | CompensationReason::Duplicate => EventBody::PaymentVoided { payment_id },
         };
-        push(workspace, &mut made, &event);
+        push(workspace, &mut made, event);
     }
     workspace.write_order(made, None)
 }
 
-fn push(workspace: &mut Workspace<'_>, made: &mut EventMaker, event: &EventBody) {
+fn push(workspace: &mut Workspace<'_>, made: &mut EventMaker, event: EventBody) {
     let stamp = workspace.tick();
     made.push(stamp, event).expect("the state was checked before the event was chosen");
 }

@@ -50,7 +50,7 @@ pub struct CancelDuplicate {
 impl Command for CancelDuplicate {
     type Answer = ();
 
-    fn needs(&self, needs: &mut Needs) {
+    fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.orders.extend([self.own, self.other]);
     }
 

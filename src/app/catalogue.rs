@@ -49,7 +49,7 @@ pub struct PutNode {
 impl Command for PutProduct {
     type Answer = PutOutcome<Product>;
 
-    fn needs(&self, needs: &mut Needs) {
+    fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.skus.insert(self.product.sku.clone());
         if let Put::Create(intent, _) = &self.put {
             needs.intents.insert(intent.clone());
@@ -72,7 +72,7 @@ impl Command for PutProduct {
 impl Command for PutNode {
     type Answer = PutOutcome<Node>;
 
-    fn needs(&self, needs: &mut Needs) {
+    fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.nodes.insert(self.node.id.clone());
         if let Put::Create(intent, _) = &self.put {
             needs.intents.insert(intent.clone());

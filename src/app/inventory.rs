@@ -79,7 +79,7 @@ pub(super) const ON_HAND_MAX: u64 = 1_000_000_000_000;
 impl Command for AdjustStock {
     type Answer = AdjustOutcome;
 
-    fn needs(&self, needs: &mut Needs) {
+    fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.skus.insert(self.key.sku.clone());
         needs.nodes.insert(self.key.node.clone());
         needs.shelves.insert(self.key.clone());

@@ -1,6 +1,7 @@
 //! Placing an order: the intent is looked up, the decision is made and committed, the saga goes on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::idempotency::{IntentRecord, StockRefusal, StoredAnswer};
@@ -36,9 +37,9 @@ pub struct PlaceOrder {
 #[derive(Debug, Clone)]
 pub enum PlaceOutcome {
     /// Taken: durable, units held, its saga is to be run.
-    Placed(Box<OrderRecord>, Box<SagaRecord>),
+    Placed(Arc<OrderRecord>, Box<SagaRecord>),
     /// This intent, or this channel reference, has its order already.
-    Replayed(Box<OrderRecord>),
+    Replayed(Arc<OrderRecord>),
     /// This intent was refused before, or is now.
     OutOfStock {
         /// Why.
@@ -47,7 +48,7 @@ pub enum PlaceOutcome {
         replayed: bool,
     },
     /// Another region took this intent; the copy of its order, if it has arrived.
-    Elsewhere(IntentRecord, Option<Box<OrderRecord>>),
+    Elsewhere(IntentRecord, Option<Arc<OrderRecord>>),
     /// The key was used for another request.
     KeyReused,
     /// The rights held here don't suffice: ask the peers.
@@ -61,7 +62,7 @@ pub enum PlaceOutcome {
 impl Command for PlaceOrder {
     type Answer = PlaceOutcome;
 
-    fn needs(&self, needs: &mut Needs) {
+    fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.intents.insert(self.request.intent.clone());
         needs.skus.extend(self.request.lines.iter().map(|line| line.sku.clone()));
         if let Some(reference) = self.channel_ref() {
@@ -75,7 +76,7 @@ impl Command for PlaceOrder {
         }
         let same_ref = self.channel_ref().and_then(|key| workspace.view.channel_refs.get(&key));
         if let Some(record) = same_ref.and_then(|id| workspace.view.orders.get(id)) {
-            return PlaceOutcome::Replayed(Box::new(record.clone()));
+            return PlaceOutcome::Replayed(Arc::clone(record));
         }
         if workspace.region.is_draining() {
             return PlaceOutcome::Draining;
@@ -112,13 +113,13 @@ impl PlaceOrder {
         }
         let order = record.order_id.and_then(|id| workspace.view.orders.get(&id)).cloned();
         if own.is_none() {
-            return Some(PlaceOutcome::Elsewhere(record.clone(), order.map(Box::new)));
+            return Some(PlaceOutcome::Elsewhere(record.clone(), order));
         }
         match (&record.answer, order) {
             (Some(StoredAnswer::InsufficientStock(refusals)), _) => {
                 Some(PlaceOutcome::OutOfStock { refusals: refusals.clone(), replayed: true })
             }
-            (_, Some(order)) => Some(PlaceOutcome::Replayed(Box::new(order))),
+            (_, Some(order)) => Some(PlaceOutcome::Replayed(order)),
             (_, None) => Some(PlaceOutcome::KeyReused),
         }
     }
@@ -165,11 +166,11 @@ impl PlaceOrder {
         }
         let mut made = workspace.change_order(None);
         let stamp = workspace.tick();
-        made.push(stamp, &EventBody::Placed(Box::new(order)))
+        made.push(stamp, EventBody::Placed(Box::new(order)))
             .expect("the first event is a placement");
         let record = workspace.write_order(made, Some(intent));
         let saga = workspace.write_saga(saga);
-        PlaceOutcome::Placed(Box::new(record), Box::new(saga))
+        PlaceOutcome::Placed(record, Box::new(saga))
     }
 
     fn refuse(&self, workspace: &mut Workspace<'_>, short: Vec<Shortage>) -> PlaceOutcome {

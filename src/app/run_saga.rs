@@ -58,7 +58,7 @@ pub struct SagaRunner {
 
 impl SagaRunner {
     /// Starts a saga that was just placed. When too many are under way it is left to the recovery.
-    pub fn start(self: &Arc<Self>, saga: SagaRecord, order: OrderRecord) {
+    pub fn start(self: &Arc<Self>, saga: SagaRecord, order: Arc<OrderRecord>) {
         let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else {
             tracing::warn!(saga = %saga.id, "too many sagas under way: this one waits for its lease to end");
             return;
@@ -91,16 +91,16 @@ impl SagaRunner {
     }
 
     /// The webhook's nudge: looks at the sagas of an order now instead of when they are due.
-    pub async fn nudge(self: &Arc<Self>, order: OrderRecord) -> Result<(), StoreError> {
+    pub async fn nudge(self: &Arc<Self>, order: Arc<OrderRecord>) -> Result<(), StoreError> {
         for saga in self.reader.sagas_of(order.order.id).await? {
             if !saga.state.is_over() {
-                self.start(saga, order.clone());
+                self.start(saga, Arc::clone(&order));
             }
         }
         Ok(())
     }
 
-    async fn run(self: &Arc<Self>, mut saga: SagaRecord, mut order: OrderRecord) {
+    async fn run(self: &Arc<Self>, mut saga: SagaRecord, mut order: Arc<OrderRecord>) {
         loop {
             let advance = match saga.state {
                 SagaState::Running => self.authorize(&saga, &order.order).await,
@@ -111,7 +111,7 @@ impl SagaRunner {
                 }
             };
             let waits = matches!(advance, Advance::AskAgain { .. });
-            match self.commit(&saga, advance).await {
+            match self.commit(&saga, &order, advance).await {
                 Some((next, record)) if waits && !next.state.is_over() => {
                     self.wake_later(next, record);
                     return;
@@ -125,13 +125,13 @@ impl SagaRunner {
     async fn commit(
         &self,
         saga: &SagaRecord,
+        order: &Arc<OrderRecord>,
         advance: Advance,
-    ) -> Option<(SagaRecord, OrderRecord)> {
+    ) -> Option<(SagaRecord, Arc<OrderRecord>)> {
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let command = AdvanceSaga {
-                saga_id: saga.id,
-                order_id: saga.order_id,
-                version: saga.version,
+                saga: saga.clone(),
+                order: Arc::clone(order),
                 advance: advance.clone(),
             };
             match self.writer.submit(command).await {
@@ -146,7 +146,7 @@ impl SagaRunner {
     }
 
     /// A pause that is short is waited for here; the database's due time is the safety net.
-    fn wake_later(self: &Arc<Self>, saga: SagaRecord, order: OrderRecord) {
+    fn wake_later(self: &Arc<Self>, saga: SagaRecord, order: Arc<OrderRecord>) {
         let pause = saga.due_at_ms.saturating_sub(self.region.clock.wall_ms());
         let runner = Arc::clone(self);
         let stopping = self.tasks.stopping();

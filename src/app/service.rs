@@ -58,14 +58,14 @@ pub enum Placement {
     /// The order is decided: confirmed, or cancelled with its reason.
     Settled {
         /// As it is.
-        order: Box<OrderRecord>,
+        order: Arc<OrderRecord>,
         /// The intent had its order before.
         replayed: bool,
     },
     /// Durable; the saga goes on.
     Running {
         /// As it is.
-        order: Box<OrderRecord>,
+        order: Arc<OrderRecord>,
         /// The intent had its order before.
         replayed: bool,
     },
@@ -81,7 +81,7 @@ pub enum Placement {
         /// Which.
         home: RegionId,
         /// Its order as far as it was copied.
-        copy: Option<Box<OrderRecord>>,
+        copy: Option<Arc<OrderRecord>>,
     },
     /// The key was used for another request.
     KeyReused,
@@ -174,7 +174,7 @@ impl App {
                 .await;
         let placement = match outcome {
             Ok(PlaceOutcome::Placed(order, saga)) => {
-                self.sagas.start(*saga, order.as_ref().clone());
+                self.sagas.start(*saga, Arc::clone(&order));
                 self.settle(order, finished, wait, false).await
             }
             Ok(PlaceOutcome::Replayed(order)) => {
@@ -205,17 +205,17 @@ impl App {
     }
 
     /// The saga may have ended between the look-up and the registration of the waiter.
-    async fn reread(&self, order: Box<OrderRecord>) -> Box<OrderRecord> {
+    async fn reread(&self, order: Arc<OrderRecord>) -> Arc<OrderRecord> {
         match self.reader.order(order.order.id).await {
-            Ok(Some(now)) => Box::new(now),
+            Ok(Some(now)) => now,
             Ok(None) | Err(_) => order,
         }
     }
 
     async fn settle(
         &self,
-        order: Box<OrderRecord>,
-        finished: tokio::sync::oneshot::Receiver<OrderRecord>,
+        order: Arc<OrderRecord>,
+        finished: tokio::sync::oneshot::Receiver<Arc<OrderRecord>>,
         wait: Duration,
         replayed: bool,
     ) -> Placement {
@@ -223,7 +223,7 @@ impl App {
             return Placement::Settled { order, replayed };
         }
         match tokio::time::timeout(wait, finished).await {
-            Ok(Ok(order)) => Placement::Settled { order: Box::new(order), replayed },
+            Ok(Ok(order)) => Placement::Settled { order, replayed },
             Ok(Err(_)) | Err(_) => {
                 let order = self.reread(order).await;
                 if order.order.status() == OrderStatus::Pending {

@@ -1,5 +1,7 @@
 //! Where a group of commands decides: what was loaded, what has been decided so far, and the stamps.
 
+use std::sync::Arc;
+
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::inventory::StockDelta;
 use crate::domain::order::{EventMaker, OrderRecord};
@@ -16,8 +18,8 @@ pub trait Command: Send {
     /// What it answers. Sent to the caller only once its changes are durable.
     type Answer: Send;
 
-    /// Adds what it wants to see.
-    fn needs(&self, needs: &mut Needs);
+    /// Adds what it wants to see. `attempt` counts from 0; beyond, the decision was made on an old state.
+    fn needs(&self, needs: &mut Needs, attempt: u32);
 
     /// Decides.
     fn decide(&self, workspace: &mut Workspace<'_>) -> Self::Answer;
@@ -60,22 +62,27 @@ impl<'a> Workspace<'a> {
 
     /// Begins to change an order: `None` makes a new one.
     pub fn change_order(&self, id: Option<OrderId>) -> EventMaker {
-        let record = id.and_then(|id| self.view.orders.get(&id)).cloned();
+        let record =
+            id.and_then(|id| self.view.orders.get(&id)).map(|record| record.as_ref().clone());
         EventMaker::new(self.region.id, self.region.epoch, record)
     }
 
     /// Keeps what an [`EventMaker`] made.
-    pub fn write_order(&mut self, made: EventMaker, intent: Option<IntentRecord>) -> OrderRecord {
+    pub fn write_order(
+        &mut self,
+        made: EventMaker,
+        intent: Option<IntentRecord>,
+    ) -> Arc<OrderRecord> {
         let (record, events) = made.finish();
-        let id = record.order.id;
-        let before = self.view.orders.insert(id, record.clone());
+        let (id, record) = (record.order.id, Arc::new(record));
+        let before = self.view.orders.insert(id, Arc::clone(&record));
         let write = self.changes.orders.entry(id).or_insert_with(|| OrderWrite {
-            record: record.clone(),
+            record: Arc::clone(&record),
             expected_version: before.map_or(0, |before| before.version),
             events: Vec::new(),
             intent: None,
         });
-        write.record = record.clone();
+        write.record = Arc::clone(&record);
         write.events.extend(events);
         if let Some(intent) = intent {
             self.write_intent(intent.clone());

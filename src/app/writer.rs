@@ -96,7 +96,7 @@ const STOPPING: &str = "the server is stopping";
 
 /// A command of any type with somebody who waits.
 trait Job: Send {
-    fn needs(&self, needs: &mut Needs);
+    fn needs(&self, needs: &mut Needs, attempt: u32);
     fn decide(&mut self, workspace: &mut Workspace<'_>);
     fn reply(self: Box<Self>, outcome: Result<Option<u64>, WriteError>);
 }
@@ -108,8 +108,8 @@ struct Pending<C: Command> {
 }
 
 impl<C: Command> Job for Pending<C> {
-    fn needs(&self, needs: &mut Needs) {
-        self.command.needs(needs);
+    fn needs(&self, needs: &mut Needs, attempt: u32) {
+        self.command.needs(needs, attempt);
     }
 
     fn decide(&mut self, workspace: &mut Workspace<'_>) {
@@ -169,12 +169,12 @@ impl Group {
     }
 
     async fn decide_and_commit(&self, jobs: &mut Jobs) -> Result<Option<u64>, WriteError> {
-        let mut needs = Needs::default();
-        for job in jobs.iter() {
-            job.needs(&mut needs);
-        }
         let mut last = String::new();
-        for _ in 0..DECISIONS_MAX {
+        for attempt in 0..DECISIONS_MAX {
+            let mut needs = Needs::default();
+            for job in jobs.iter() {
+                job.needs(&mut needs, attempt);
+            }
             let view = self.store.load(&needs).await.map_err(|error| match error {
                 StoreError::Unavailable(why) => WriteError::Unavailable(why),
                 StoreError::Broken(why) => WriteError::Broken(why),

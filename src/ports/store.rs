@@ -1,6 +1,7 @@
 //! The region's database, as the core sees it: load what a decision needs, commit what it decided.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -52,7 +53,7 @@ pub struct View {
     /// One record a region that took the intent.
     pub intents: BTreeMap<IntentKey, Vec<IntentRecord>>,
     /// Own orders and copies.
-    pub orders: BTreeMap<OrderId, OrderRecord>,
+    pub orders: BTreeMap<OrderId, Arc<OrderRecord>>,
     /// Own sagas.
     pub sagas: BTreeMap<SagaId, SagaRecord>,
     /// Own orders only.
@@ -67,7 +68,7 @@ pub struct View {
 #[derive(Debug, Clone)]
 pub struct OrderWrite {
     /// The order after all events.
-    pub record: OrderRecord,
+    pub record: Arc<OrderRecord>,
     /// Its version before; 0 for a new one. Guards the write.
     pub expected_version: u64,
     /// The new events, in order.
@@ -218,7 +219,7 @@ pub enum SagaFilter {
 #[async_trait]
 pub trait Reader: Send + Sync {
     /// An order or the copy of one.
-    async fn order(&self, id: OrderId) -> Result<Option<OrderRecord>, StoreError>;
+    async fn order(&self, id: OrderId) -> Result<Option<Arc<OrderRecord>>, StoreError>;
     /// Newest first.
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError>;
     /// Every event of an order, oldest first.

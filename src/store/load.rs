@@ -1,5 +1,7 @@
 //! What a group of decisions wants to see: a handful of statements for the whole group.
 
+use std::sync::Arc;
+
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -106,7 +108,7 @@ impl PgStore {
         if !ids.is_empty() {
             for row in sqlx::query(ORDERS).bind(ids).fetch_all(&mut **lease).await? {
                 let record = order_record(&row)?;
-                view.orders.insert(record.order.id, record);
+                view.orders.insert(record.order.id, Arc::new(record));
             }
         }
         if !needs.sagas.is_empty() {

@@ -1,5 +1,7 @@
 //! Reads that decide nothing.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::query::Query;
@@ -108,9 +110,10 @@ impl PgStore {
 
 #[async_trait]
 impl Reader for PgStore {
-    async fn order(&self, id: OrderId) -> Result<Option<OrderRecord>, StoreError> {
+    async fn order(&self, id: OrderId) -> Result<Option<Arc<OrderRecord>>, StoreError> {
         let rows = self.rows(sqlx::query(ORDER).bind(id.0)).await.map_err(store_error)?;
-        rows.first().map(order_record).transpose().map_err(store_error)
+        let record = rows.first().map(order_record).transpose().map_err(store_error)?;
+        Ok(record.map(Arc::new))
     }
 
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError> {

@@ -59,6 +59,25 @@ impl EventBody {
             Self::Cancelled(_) => "order.cancelled",
         }
     }
+
+    /// The payload alone, as it is stored and hashed.
+    fn payload(&self) -> Box<RawValue> {
+        let payload = match self {
+            Self::Placed(order) => serde_json::value::to_raw_value(order),
+            Self::Cancelled(cancellation) => serde_json::value::to_raw_value(cancellation),
+            Self::Confirmed {} => RawValue::from_string("{}".to_owned()),
+            Self::PaymentAuthorized { payment_id, reference } => serde_json::value::to_raw_value(
+                &serde_json::json!({"payment_id": payment_id, "reference": reference}),
+            ),
+            Self::PaymentDeclined { payment_id, code } => serde_json::value::to_raw_value(
+                &serde_json::json!({"payment_id": payment_id, "code": code}),
+            ),
+            Self::PaymentVoided { payment_id } => {
+                serde_json::value::to_raw_value(&serde_json::json!({"payment_id": payment_id}))
+            }
+        };
+        payload.expect("our own types always serialize")
+    }
 }
 
 /// One event, as it is stored, replicated and shown.
@@ -139,31 +158,23 @@ impl EventMaker {
         Self { region, epoch, record, events: Vec::new() }
     }
 
-    /// Appends an event and folds it in.
-    pub fn push(&mut self, hlc: HlcTimestamp, body: &EventBody) -> Result<(), FoldError> {
-        let data = match body {
-            EventBody::Placed(order) => serde_json::value::to_raw_value(order),
-            EventBody::Cancelled(cancellation) => serde_json::value::to_raw_value(cancellation),
-            EventBody::Confirmed {} => RawValue::from_string("{}".to_owned()),
-            EventBody::PaymentAuthorized { payment_id, reference } => {
-                serde_json::value::to_raw_value(
-                    &serde_json::json!({"payment_id": payment_id, "reference": reference}),
-                )
+    /// Appends an event and folds it in. After an error the maker is of no use any more.
+    pub fn push(&mut self, hlc: HlcTimestamp, body: EventBody) -> Result<(), FoldError> {
+        let kind = body.type_name();
+        let data = body.payload();
+        let previous = self.record.take();
+        let from_status = previous.as_ref().map(|record| record.order.status().to_string());
+        let (version, previous_hash, created_hlc, before) = match previous {
+            Some(record) => {
+                (record.version, record.chain_hash, record.created_hlc, Some(record.order))
             }
-            EventBody::PaymentDeclined { payment_id, code } => serde_json::value::to_raw_value(
-                &serde_json::json!({"payment_id": payment_id, "code": code}),
-            ),
-            EventBody::PaymentVoided { payment_id } => {
-                serde_json::value::to_raw_value(&serde_json::json!({"payment_id": payment_id}))
-            }
+            None => (0, String::new(), hlc, None),
         };
-        let data = data.expect("our own types always serialize");
-        let order = fold::apply(self.record.as_ref().map(|record| &record.order), body, hlc)?;
-        let previous = self.record.as_ref();
+        let order = fold::apply(before, body, hlc)?;
         let mut event = Event {
-            seq: previous.map_or(0, |record| record.version) + 1,
-            kind: body.type_name().to_owned(),
-            from_status: previous.map(|record| record.order.status().to_string()),
+            seq: version + 1,
+            kind: kind.to_owned(),
+            from_status,
             to_status: order.status().to_string(),
             region: self.region,
             epoch: self.epoch,
@@ -172,13 +183,12 @@ impl EventMaker {
             data,
             chain_hash: String::new(),
         };
-        let previous_hash = previous.map_or("", |record| &record.chain_hash);
-        event.chain_hash = event.expected_chain_hash(order.id, previous_hash);
+        event.chain_hash = event.expected_chain_hash(order.id, &previous_hash);
         self.record = Some(OrderRecord {
             order,
             version: event.seq,
             chain_hash: event.chain_hash.clone(),
-            created_hlc: previous.map_or(hlc, |record| record.created_hlc),
+            created_hlc,
             updated_hlc: hlc,
         });
         self.events.push(event);
@@ -252,7 +262,8 @@ pub fn fold_copy(
         let body = event
             .body()
             .map_err(|error| CopyError::Payload { seq: event.seq, why: error.to_string() })?;
-        let order = fold::apply(copy.as_ref().map(|record| &record.order), &body, event.hlc)?;
+        let created_hlc = copy.as_ref().map_or(event.hlc, |record| record.created_hlc);
+        let order = fold::apply(copy.map(|record| record.order), body, event.hlc)?;
         let folded = order.status().as_str();
         if event.to_status != folded {
             return Err(CopyError::Status {
@@ -264,7 +275,7 @@ pub fn fold_copy(
         copy = Some(OrderRecord {
             version: event.seq,
             chain_hash: event.chain_hash.clone(),
-            created_hlc: copy.as_ref().map_or(event.hlc, |record| record.created_hlc),
+            created_hlc,
             updated_hlc: event.hlc,
             order,
         });

@@ -34,29 +34,40 @@ pub enum FoldError {
 
 /// The order after an event.
 pub fn apply(
-    before: Option<&Order>,
-    event: &EventBody,
+    before: Option<Order>,
+    event: EventBody,
     hlc: HlcTimestamp,
 ) -> Result<Order, FoldError> {
-    let mut order = match (before, event) {
-        (None, EventBody::Placed(order)) => return Ok(order.as_ref().clone()),
-        (None, other) => return Err(FoldError::NotPlaced(other.type_name())),
-        (Some(_), EventBody::Placed(_)) => return Err(FoldError::PlacedTwice),
-        (Some(order), _) => order.clone(),
+    let Some(mut order) = before else {
+        return match event {
+            EventBody::Placed(order) => Ok(*order),
+            other => Err(FoldError::NotPlaced(other.type_name())),
+        };
     };
-    let from = order.status();
+    let (event_name, from) = (event.type_name(), order.status());
+    change(&mut order, event)?;
+    order.updated_at_ms = hlc.wall_ms;
+    let to = order.status();
+    if from.may_become(to) {
+        Ok(order)
+    } else {
+        Err(FoldError::IllegalTransition { event: event_name, from, to })
+    }
+}
+
+fn change(order: &mut Order, event: EventBody) -> Result<(), FoldError> {
     match event {
         EventBody::Placed(_) => return Err(FoldError::PlacedTwice),
         EventBody::PaymentAuthorized { payment_id, reference } => {
-            let payment = payment(&mut order, *payment_id)?;
+            let payment = payment(order, payment_id)?;
             payment.state = PaymentState::Authorized;
-            payment.reference = Some(reference.clone());
+            payment.reference = Some(reference);
         }
         EventBody::PaymentDeclined { payment_id, code } => {
-            payment(&mut order, *payment_id)?.state = PaymentState::Declined(code.clone());
+            payment(order, payment_id)?.state = PaymentState::Declined(code);
         }
         EventBody::PaymentVoided { payment_id } => {
-            payment(&mut order, *payment_id)?.state = PaymentState::Voided;
+            payment(order, payment_id)?.state = PaymentState::Voided;
         }
         EventBody::Confirmed {} => {
             if order.payments.iter().any(|payment| payment.state != PaymentState::Authorized) {
@@ -70,16 +81,10 @@ pub fn apply(
                     allocation.state = AllocationState::Released;
                 }
             }
-            order.cancellation = Some(cancellation.clone());
+            order.cancellation = Some(cancellation);
         }
     }
-    order.updated_at_ms = hlc.wall_ms;
-    let to = order.status();
-    if from.may_become(to) {
-        Ok(order)
-    } else {
-        Err(FoldError::IllegalTransition { event: event.type_name(), from, to })
-    }
+    Ok(())
 }
 
 fn payment(order: &mut Order, id: PaymentId) -> Result<&mut super::model::Payment, FoldError> {
