@@ -15,6 +15,7 @@ use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
 use crate::gateways::SimulatorClient;
 use crate::http;
+use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{Bus, Clock, Ids, Reachability};
 use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet};
@@ -231,15 +232,25 @@ fn context(
         audience: config.auth.audience.clone(),
         jwks_file: config.auth.jwks_file.clone(),
     };
+    let orders = &config.orders;
+    let peers = config.peers.iter().map(|peer| (peer.name, peer.http_url.clone()));
+    let webhook_secret = config.webhook_secret.expose().parse().context("`webhook_secret_file`")?;
     Ok(http::Context::new(http::ContextParts {
         region: config.region,
         verifier: http::auth::Verifier::new(settings, Arc::clone(&clock))?,
         clock,
         ids,
-        limiter: http::rate_limit::RateLimiter::new(http::rate_limit::Rates::default()),
+        limiter: RateLimiter::new(Rates::per_person(config.limits.rate_limit_per_s)),
         metrics: Arc::new(Metrics::new(config.region.as_str())),
         health: Arc::new(RegionHealth { app: Arc::clone(app) }),
-        body_timeout: http::json::BodyTimeout(config.limits.body_timeout),
+        app: Arc::clone(app),
+        forwarder: http::Forwarder::new(config.region, peers.collect()),
+        webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),
+        order_wait: orders.order_wait,
+        body_limits: http::json::BodyLimits {
+            bytes_max: config.limits.request_body_bytes_max,
+            timeout: config.limits.body_timeout,
+        },
     }))
 }
 
@@ -247,6 +258,7 @@ fn http_limits(config: &RegionConfig) -> http::server::Limits {
     http::server::Limits {
         connections: config.limits.connections_max,
         head_read: config.limits.header_timeout,
+        idle: config.limits.idle_timeout,
         drain: config.limits.shutdown_grace,
         ..http::server::Limits::default()
     }

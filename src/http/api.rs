@@ -1,9 +1,12 @@
 //! The whole table of routes.
 
+use utoipa_axum::routes;
+
 use super::context::Context;
 use super::front_door::FrontDoor;
+use super::handlers::{admin, inventory, nodes, orders, place, products, webhooks};
 use super::operations;
-use super::routes::Routes;
+use super::routes::{ANYBODY, Access, INSIDERS, OPERATORS, Routes};
 
 /// The door with every route behind it.
 pub fn door(context: Context) -> FrontDoor {
@@ -12,6 +15,28 @@ pub fn door(context: Context) -> FrontDoor {
 
 fn table(context: Context) -> Routes {
     operations::add(Routes::new(context))
+        .add(ANYBODY, routes!(place::place_order))
+        .add(ANYBODY, routes!(orders::list_orders))
+        .add(ANYBODY, routes!(orders::get_order))
+        .add(ANYBODY, routes!(orders::order_events))
+        .add(ANYBODY, routes!(orders::order_saga))
+        .add(ANYBODY, routes!(inventory::get_inventory))
+        .add(INSIDERS, routes!(inventory::adjust))
+        .add(INSIDERS, routes!(inventory::stocktake))
+        .add(ANYBODY, routes!(products::list_products))
+        .add(ANYBODY, routes!(products::get_product))
+        .add(INSIDERS, routes!(products::create_product))
+        .add(INSIDERS, routes!(products::change_product))
+        .add(INSIDERS, routes!(nodes::list_nodes))
+        .add(INSIDERS, routes!(nodes::get_node))
+        .add(INSIDERS, routes!(nodes::create_node))
+        .add(INSIDERS, routes!(nodes::change_node))
+        .add(Access::Signed, routes!(webhooks::payment_webhook))
+        .add(OPERATORS, routes!(admin::list_regions))
+        .add(OPERATORS, routes!(admin::drain))
+        .add(OPERATORS, routes!(admin::resume))
+        .add(OPERATORS, routes!(admin::list_sagas))
+        .add(OPERATORS, routes!(admin::retry_saga))
 }
 
 #[cfg(test)]
@@ -78,7 +103,8 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_addresses_and_methods_are_problems() {
-        let door = door(Fixture::new().context);
+        let fixture = Fixture::new();
+        let door = door(fixture.context.clone());
         let answer = door.answer(request("GET", "/api/v1/nothing", None)).await;
         assert_eq!(answer.status(), 404);
         assert_eq!(answer.headers()["x-region"], "eu-west");
@@ -93,7 +119,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_trace_id_is_the_clients() {
-        let door = door(Fixture::new().context);
+        let fixture = Fixture::new();
+        let door = door(fixture.context.clone());
         let mut asked = request("GET", "/nothing", None);
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         asked.headers_mut().insert("traceparent", parent.parse().unwrap());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Bytes;
@@ -13,8 +14,12 @@ use crate::ports::{Clock, Ids};
 use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
+use crate::app::App;
+use crate::gateways::webhook;
+
 use super::auth::Verifier;
-use super::json::BodyTimeout;
+use super::forward::Forwarder;
+use super::json::BodyLimits;
 use super::rate_limit::RateLimiter;
 
 /// One thing the region needs to do its work.
@@ -58,10 +63,18 @@ pub struct ContextParts {
     pub limiter: RateLimiter,
     /// Counts everything else.
     pub metrics: Arc<Metrics>,
+    /// Does what is asked for.
+    pub app: Arc<App>,
+    /// Asks the other regions.
+    pub forwarder: Forwarder,
+    /// By payment gateway: the secret that signs its webhooks.
+    pub webhook_secrets: BTreeMap<String, webhook::Secret>,
+    /// How long `POST /orders` waits for the saga when the client doesn't say.
+    pub order_wait: Duration,
     /// The region's state.
     pub health: Arc<dyn Health>,
-    /// See [`super::json::BODY_READ_TIMEOUT`].
-    pub body_timeout: BodyTimeout,
+    /// What a body may take.
+    pub body_limits: BodyLimits,
 }
 
 pub(super) struct Inner {
@@ -100,8 +113,8 @@ impl std::ops::Deref for Context {
     }
 }
 
-impl FromRef<Context> for BodyTimeout {
+impl FromRef<Context> for BodyLimits {
     fn from_ref(context: &Context) -> Self {
-        context.body_timeout
+        context.body_limits
     }
 }

@@ -8,8 +8,9 @@
 //! head differently, hyper refuses the head (folded lines, white space before the colon, several
 //! lengths).
 //!
-//! The same wrapper ends a connection whose client leaves an answer unread, which hyper would wait
-//! for without end.
+//! The same wrapper bounds two waits that hyper doesn't tell apart or know: from the first byte of a
+//! head to its end (hyper's own time-out also covers the pause between two requests, which may be
+//! long), and for a client that leaves an answer unread.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -102,6 +103,14 @@ impl Scanner {
         ambiguous
     }
 
+    /// Whether a head has begun and not ended.
+    fn in_head(&self) -> bool {
+        match self.state {
+            State::Body(_) | State::Done => false,
+            State::Name | State::Length | State::Value => !self.first_line || !self.line_is_empty,
+        }
+    }
+
     fn begin_line(&mut self) {
         self.state = State::Name;
         self.name_length = 0;
@@ -178,15 +187,26 @@ pub(super) struct Watched<S> {
     stream: S,
     scanner: Scanner,
     ambiguity: Ambiguity,
-    write_stall: Duration,
+    waits: Waits,
+    /// Runs while a head is incomplete.
+    head: Option<Pin<Box<Sleep>>>,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
+/// How long a client may keep a connection waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// From the first byte of a head to its end.
+    pub(super) head: Duration,
+    /// For an answer to be read.
+    pub(super) write: Duration,
+}
+
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, write_stall: Duration) -> Self {
+    pub(super) fn new(stream: S, waits: Waits) -> Self {
         let ambiguity = Ambiguity::default();
-        Self { stream, scanner: Scanner::new(), ambiguity, write_stall, stalled: None }
+        Self { stream, scanner: Scanner::new(), ambiguity, waits, head: None, stalled: None }
     }
 
     /// The finding, for whoever answers the requests of this stream.
@@ -204,7 +224,7 @@ impl<S> Watched<S> {
             self.stalled = None;
             return result;
         }
-        let limit = self.write_stall;
+        let limit = self.waits.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         stalled.as_mut().poll(context).map(|()| Err(std::io::ErrorKind::TimedOut.into()))
     }
@@ -222,6 +242,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let fresh = buffer.filled().get(before..).unwrap_or_default();
         if this.scanner.scan(fresh) {
             this.ambiguity.0.store(true, Ordering::Relaxed);
+        }
+        if this.scanner.in_head() {
+            let limit = this.waits.head;
+            let head = this.head.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if head.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+            }
+        } else {
+            this.head = None;
         }
         result
     }

@@ -32,7 +32,7 @@ pub struct TraceId(u128);
 
 impl TraceId {
     /// The client's, from a W3C `traceparent`, or a fresh one.
-    fn of(headers: &HeaderMap, ids: &dyn Ids) -> Self {
+    pub(super) fn of(headers: &HeaderMap, ids: &dyn Ids) -> Self {
         let given = headers.get("traceparent").and_then(|value| value.to_str().ok());
         given.and_then(Self::parse).unwrap_or_else(|| Self(ids.uuid().as_u128()))
     }

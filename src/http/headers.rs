@@ -11,9 +11,6 @@ use super::problem::{Code, Problem};
 /// The longest key, in bytes: room for any client's UUID with a prefix.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
-/// How long `POST /orders` waits for the saga when the client does not say.
-pub const WAIT_DEFAULT: Duration = Duration::from_secs(2);
-
 /// The longest a client may wait: longer than any saga that is not stuck, shorter than the idle
 /// time-outs of load balancers on the way.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -28,6 +25,14 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         idempotency_key(&parts.headers)
     }
+}
+
+/// The key of a call that needs none but keeps to one that is given.
+pub(super) fn optional_idempotency_key(
+    headers: &HeaderMap,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let given = headers.contains_key("idempotency-key");
+    given.then(|| idempotency_key(headers)).transpose()
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
@@ -53,8 +58,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
 /// What the client prefers (RFC 7240): how long to wait for the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefer {
-    /// Zero for `respond-async`.
-    pub wait: Duration,
+    /// Zero for `respond-async`; `None` when the client doesn't say.
+    pub wait: Option<Duration>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Prefer {
@@ -83,9 +88,9 @@ fn prefer(headers: &HeaderMap) -> Prefer {
         }
     }
     let wait = match (wait, asynchronous) {
-        (Some(seconds), _) => Duration::from_secs(seconds).min(WAIT_MAX),
-        (None, true) => Duration::ZERO,
-        (None, false) => WAIT_DEFAULT,
+        (Some(seconds), _) => Some(Duration::from_secs(seconds).min(WAIT_MAX)),
+        (None, true) => Some(Duration::ZERO),
+        (None, false) => None,
     };
     Prefer { wait }
 }
@@ -154,13 +159,13 @@ mod tests {
     #[test]
     fn preferences() {
         let wait = |value: &str| prefer(&headers(&[("prefer", value)])).wait;
-        assert_eq!(prefer(&HeaderMap::new()).wait, WAIT_DEFAULT);
-        assert_eq!(wait("wait=10"), Duration::from_secs(10));
-        assert_eq!(wait("wait=0"), Duration::ZERO);
-        assert_eq!(wait("respond-async"), Duration::ZERO);
-        assert_eq!(wait("respond-async, wait=5"), Duration::from_secs(5));
-        assert_eq!(wait("wait=100000"), WAIT_MAX);
-        assert_eq!(wait("wait=soon"), WAIT_DEFAULT);
-        assert_eq!(wait("return=minimal"), WAIT_DEFAULT);
+        assert_eq!(prefer(&HeaderMap::new()).wait, None);
+        assert_eq!(wait("wait=10"), Some(Duration::from_secs(10)));
+        assert_eq!(wait("wait=0"), Some(Duration::ZERO));
+        assert_eq!(wait("respond-async"), Some(Duration::ZERO));
+        assert_eq!(wait("respond-async, wait=5"), Some(Duration::from_secs(5)));
+        assert_eq!(wait("wait=100000"), Some(WAIT_MAX));
+        assert_eq!(wait("wait=soon"), None);
+        assert_eq!(wait("return=minimal"), None);
     }
 }

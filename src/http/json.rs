@@ -1,7 +1,6 @@
 //! The one reader of request bodies: bounded in size and time, strict about every field.
 //!
-//! A body must be `application/json`, at most [`BODY_BYTES_MAX`], and arrive within the server's body
-//! time-out; a slower or larger one is refused before anything is looked at, so it leaves nothing
+//! A body must be `application/json`, and within [`BodyLimits`] in size and time; a slower or larger one is refused before anything is looked at, so it leaves nothing
 //! behind. Then syntax errors are 400, and everything about fields is 422 with the path of the field.
 
 use std::time::Duration;
@@ -15,25 +14,30 @@ use serde::de::DeserializeOwned;
 use super::problem::{Code, Problem};
 use super::text;
 
-/// The largest body: 200 lines with every field at its limit are below half of it.
-pub const BODY_BYTES_MAX: usize = 256 * 1024;
-
-/// How long a body may take, from the head to its last byte. Orders are a few KiB; a client slower
-/// than that for five seconds is broken or hostile, and each one holds a connection.
-pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The time-out as the router's state carries it, so that a test can have a short one.
+/// What a body may take.
 #[derive(Debug, Clone, Copy)]
-pub struct BodyTimeout(pub Duration);
+pub struct BodyLimits {
+    /// The largest: 200 lines with every field at its limit are below half of 256 KiB.
+    pub bytes_max: usize,
+    /// From the head to the last byte: a client that takes longer is broken or hostile, and each one
+    /// holds a connection.
+    pub timeout: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self { bytes_max: 256 * 1024, timeout: Duration::from_secs(10) }
+    }
+}
 
 /// Reads a whole body within its bounds.
-pub(super) async fn read_body(body: Body, timeout: BodyTimeout) -> Result<Bytes, Problem> {
-    let read = Limited::new(body, BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(timeout.0, read).await {
+pub(super) async fn read_body(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
+    let read = Limited::new(body, limits.bytes_max).collect();
+    match tokio::time::timeout(limits.timeout, read).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
             Code::PayloadTooLarge,
-            format!("the body is over {BODY_BYTES_MAX} bytes; nothing was done"),
+            format!("the body is over {} bytes; nothing was done", limits.bytes_max),
         )),
         Ok(Err(_)) => Err(Problem::new(
             Code::MalformedRequest,
@@ -41,7 +45,7 @@ pub(super) async fn read_body(body: Body, timeout: BodyTimeout) -> Result<Bytes,
         )),
         Err(_elapsed) => Err(Problem::new(
             Code::RequestTimeout,
-            format!("the body did not arrive within {} s; nothing was done", timeout.0.as_secs()),
+            format!("the body did not arrive within {:?}; nothing was done", limits.timeout),
         )),
     }
 }
@@ -59,7 +63,7 @@ impl<T, S> FromRequest<S> for StrictJson<T>
 where
     T: DeserializeOwned,
     S: Send + Sync,
-    BodyTimeout: FromRef<S>,
+    BodyLimits: FromRef<S>,
 {
     type Rejection = Problem;
 
@@ -70,7 +74,7 @@ where
                 "send the body as Content-Type: application/json",
             ));
         }
-        let raw = read_body(request.into_body(), BodyTimeout::from_ref(state)).await?;
+        let raw = read_body(request.into_body(), BodyLimits::from_ref(state)).await?;
         let value = parse(&raw)?;
         Ok(Self { value, raw })
     }

@@ -12,14 +12,18 @@
 mod api;
 pub mod auth;
 mod context;
+mod dto;
+mod forward;
 mod framing;
 mod front_door;
 mod generations;
+mod handlers;
 pub mod headers;
 pub mod json;
 mod operations;
 pub mod page;
 pub mod problem;
+pub mod query;
 pub mod rate_limit;
 pub mod routes;
 pub mod server;
@@ -29,4 +33,5 @@ mod text;
 
 pub use api::door;
 pub use context::{Context, ContextParts, Dependency, Health, HealthReport};
+pub use forward::{Forwarder, X_ENTREPOT_FORWARDED};
 pub use front_door::{FrontDoor, TraceId, X_REGION, X_REQUEST_ID};

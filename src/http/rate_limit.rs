@@ -34,16 +34,42 @@ pub struct Rates {
     pub admin: Rate,
 }
 
-impl Default for Rates {
-    fn default() -> Self {
+/// A service speaks for all the shoppers of a shop or a channel: so many times the rate of one client.
+const SERVICE_FACTOR: u32 = 250;
+
+/// People who work here run scripts: an import, a catalogue, a stocktake.
+const INSIDER_FACTOR: u32 = 25;
+
+/// What a page of many small requests, or a script's start, may ask for at once, in seconds of the rate.
+const BURST_S: u32 = 5;
+
+impl Rates {
+    /// So many requests a second for one person; 0 is no limit.
+    pub fn per_person(per_second: u32) -> Self {
+        let rate = |factor: u32| {
+            let per_second = match per_second {
+                0 => UNLIMITED,
+                per_second => per_second.saturating_mul(factor),
+            };
+            Rate { per_second, burst: per_second.saturating_mul(BURST_S) }
+        };
         Self {
-            customer: Rate { per_second: 200, burst: 1_000 },
-            staff: Rate { per_second: 500, burst: 2_000 },
-            service: Rate { per_second: 50_000, burst: 100_000 },
-            admin: Rate { per_second: 1_000, burst: 5_000 },
+            customer: rate(1),
+            staff: rate(INSIDER_FACTOR),
+            service: rate(SERVICE_FACTOR),
+            admin: rate(INSIDER_FACTOR),
         }
     }
 }
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::per_person(200)
+    }
+}
+
+/// More than this server can take in.
+const UNLIMITED: u32 = 1_000_000;
 
 /// Thousandths of a request, so that a bucket fills smoothly by the millisecond.
 const UNITS: u64 = 1_000;

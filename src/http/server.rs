@@ -1,7 +1,7 @@
 //! The HTTP server: hyper, with every wait and every size bounded.
 //!
 //! What a client can hold up is bounded in five ways: the head of a request and the pause between two
-//! ([`Limits::head_read`]), the body ([`super::json::BODY_READ_TIMEOUT`]), the reading of an answer
+//! ([`Limits::head_read`], [`Limits::idle`]), the body ([`super::json::BodyLimits`]), the reading of an answer
 //! ([`Limits::write_stall`]), the size of a head, and the number of connections. Ambiguous requests
 //! are refused ([`super::framing`]). A connection over the cap gets a 503 at once, so that the load
 //! balancer turns elsewhere instead of waiting.
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runtime::TaskSet;
 
-use super::framing::{Ambiguity, Watched};
+use super::framing::{Ambiguity, Waits, Watched};
 use super::front_door::FrontDoor;
 use super::problem::{Code, Problem};
 
@@ -36,9 +36,12 @@ use super::problem::{Code, Problem};
 pub struct Limits {
     /// Open connections. Each costs some 20 KiB; load balancers keep a few hundred.
     pub connections: usize,
-    /// From the start of a connection, or the end of the answer before, to the end of the next head.
-    /// A client needs milliseconds; a load balancer that keeps idle connections makes new ones.
+    /// From the first byte of a head to its end: milliseconds for any client that means it.
     pub head_read: Duration,
+    /// From the start of a connection, or the end of the answer before, to the end of the next head:
+    /// longer than load balancers keep idle connections, so that they close first and never send a
+    /// request into a connection that is going away.
+    pub idle: Duration,
     /// The largest head, in bytes: a token of 8 KiB and as much again.
     pub head_bytes: usize,
     /// How long a client may leave our answer unread.
@@ -51,8 +54,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 8_192,
-            head_read: Duration::from_secs(10),
+            connections: 4_096,
+            head_read: Duration::from_secs(5),
+            idle: Duration::from_secs(75),
             head_bytes: 16 * 1024,
             write_stall: Duration::from_secs(20),
             drain: Duration::from_secs(35),
@@ -133,7 +137,7 @@ async fn connection(
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let open = Counted::new(&door);
-    let stream = Watched::new(stream, limits.write_stall);
+    let stream = Watched::new(stream, Waits { head: limits.head_read, write: limits.write_stall });
     let ambiguity = stream.ambiguity();
     let service = service_fn(|request: Request<Incoming>| {
         let door = Arc::clone(&door);
@@ -142,7 +146,7 @@ async fn connection(
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_read)
+        .header_read_timeout(limits.idle)
         .max_buf_size(limits.head_bytes.max(8 * 1024))
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);

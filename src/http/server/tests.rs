@@ -108,7 +108,8 @@ async fn to_end(stream: &mut TcpStream) -> String {
 }
 
 fn impatient() -> Limits {
-    Limits { head_read: Duration::from_millis(300), ..Limits::default() }
+    let short = Duration::from_millis(300);
+    Limits { head_read: short, idle: short, ..Limits::default() }
 }
 
 #[tokio::test]
@@ -177,6 +178,17 @@ async fn a_body_that_trickles_gets_408_and_never_reaches_the_handler() {
     .await
     .unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn heads_that_trickle_are_cut_off_long_before_idle_connections() {
+    let server = start(Limits { head_read: Duration::from_millis(300), ..Limits::default() }).await;
+    let mut trickling = server.connect().await;
+    trickling
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost")
+        .await
+        .unwrap();
+    assert_eq!(to_end(&mut trickling).await.matches("alive").count(), 1);
 }
 
 #[tokio::test]

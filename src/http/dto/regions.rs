@@ -1,0 +1,102 @@
+//! Regions in answers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::app::RegionStatus;
+use crate::replication::Position;
+use crate::types::{Epoch, HlcTimestamp, RegionId};
+
+/// A region as seen from the one that answers.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Region)]
+pub(in crate::http) struct RegionOut {
+    /// Which.
+    #[schema(value_type = String)]
+    region: RegionId,
+    /// The one that answers.
+    own: bool,
+    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`.
+    status: &'static str,
+    /// Its incarnation.
+    #[schema(value_type = Option<u32>)]
+    epoch: Option<Epoch>,
+    /// How long ago it was heard.
+    heard_ms_ago: Option<u64>,
+    /// The last measured round trip of a heartbeat.
+    round_trip_ms: Option<u64>,
+    /// How many of its envelopes are known and not applied here.
+    lag_events: u64,
+    /// How long the oldest of these has been known.
+    lag_ms: u64,
+    /// The newest that it is known to have written.
+    head: Option<PositionOut>,
+    /// What of it has been applied here.
+    watermark: Option<PositionOut>,
+    /// Everything it wrote up to this stamp is applied here.
+    #[schema(value_type = Option<String>)]
+    fresh_as_of: Option<HlcTimestamp>,
+    /// What it has applied of every region.
+    #[schema(value_type = BTreeMap<String, PositionOut>)]
+    its_watermarks: BTreeMap<RegionId, PositionOut>,
+}
+
+/// A place in a region's sequence of envelopes.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+#[schema(as = Position)]
+pub(in crate::http) struct PositionOut {
+    /// The incarnation.
+    #[schema(value_type = u32)]
+    epoch: Epoch,
+    /// 1..n without a gap.
+    sequence: u64,
+}
+
+impl From<Position> for PositionOut {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch, sequence: position.sequence }
+    }
+}
+
+impl RegionOut {
+    /// `own_epoch` is of the region that answers.
+    pub(in crate::http) fn of(status: RegionStatus, own_epoch: Epoch) -> Self {
+        let RegionStatus { region, own, status, view } = status;
+        let Some(view) = view else {
+            return Self {
+                region,
+                own,
+                status,
+                epoch: own.then_some(own_epoch),
+                heard_ms_ago: None,
+                round_trip_ms: None,
+                lag_events: 0,
+                lag_ms: 0,
+                head: None,
+                watermark: None,
+                fresh_as_of: None,
+                its_watermarks: BTreeMap::new(),
+            };
+        };
+        let head = view.head.map(|head| head.position);
+        Self {
+            region,
+            own,
+            status,
+            epoch: head.map(|head| head.epoch),
+            heard_ms_ago: view.heard_ms_ago,
+            round_trip_ms: view.round_trip_ms,
+            lag_events: view.lag_events,
+            lag_ms: view.lag_ms,
+            head: head.map(PositionOut::from),
+            watermark: Some(view.applied.into()),
+            fresh_as_of: view.fresh_as_of,
+            its_watermarks: view
+                .its_watermarks
+                .into_iter()
+                .map(|(region, position)| (region, position.into()))
+                .collect(),
+        }
+    }
+}

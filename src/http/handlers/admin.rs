@@ -1,0 +1,138 @@
+//! Regions and sagas, for operators.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+
+use crate::ports::store::SagaFilter;
+use crate::types::{RegionId, SagaId};
+
+use super::super::context::Context;
+use super::super::dto::regions::RegionOut;
+use super::super::dto::saga::SagaOut;
+use super::super::forward::Origin;
+use super::super::page::{self, Page};
+use super::super::problem::{Code, Problem};
+use super::super::query::{PathId, StrictQuery};
+use super::orders::json;
+
+/// Every region as seen from here.
+#[utoipa::path(get, path = "/api/v1/admin/regions", tag = "admin",
+    responses((status = 200, description = "This one first", body = Page<RegionOut>)))]
+pub(in crate::http) async fn list_regions(State(context): State<Context>) -> Response {
+    let epoch = context.app.region.epoch;
+    let regions = context.app.regions().into_iter();
+    json(&Page::whole(regions.map(|status| RegionOut::of(status, epoch)).collect()))
+}
+
+/// Takes a region out of traffic: `/readyz` turns 503, open work finishes, new orders are refused.
+#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/drain", tag = "admin", params(("region" = String, Path)),
+    responses((status = 200, description = "Draining", body = RegionOut), (status = 404, description = "`not_found`"),
+              (status = 503, description = "`home_region_unavailable`")))]
+pub(in crate::http) async fn drain(
+    State(context): State<Context>,
+    PathId(region): PathId<RegionId>,
+    origin: Origin,
+) -> Result<Response, Problem> {
+    set_draining(&context, region, true, &origin).await
+}
+
+/// Puts a drained region back into traffic.
+#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/resume", tag = "admin", params(("region" = String, Path)),
+    responses((status = 200, description = "Ready", body = RegionOut), (status = 404, description = "`not_found`"),
+              (status = 503, description = "`home_region_unavailable`")))]
+pub(in crate::http) async fn resume(
+    State(context): State<Context>,
+    PathId(region): PathId<RegionId>,
+    origin: Origin,
+) -> Result<Response, Problem> {
+    set_draining(&context, region, false, &origin).await
+}
+
+async fn set_draining(
+    context: &Context,
+    region: RegionId,
+    draining: bool,
+    origin: &Origin,
+) -> Result<Response, Problem> {
+    let app = &context.app;
+    if !app.region.numbers.contains_key(&region) {
+        return Err(Problem::not_found("region"));
+    }
+    if region != context.region {
+        return context.forwarder.ask(region, origin, Bytes::new(), Duration::ZERO).await;
+    }
+    app.region.set_draining(draining);
+    tracing::warn!(region = %region, draining, "an operator changed whether this region takes orders");
+    let own =
+        app.regions().into_iter().find(|status| status.own).expect("this region is one of them");
+    Ok(json(&RegionOut::of(own, app.region.epoch)))
+}
+
+/// Which sagas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::http) enum SagaState {
+    /// Going forward.
+    Running,
+    /// Open for over five minutes.
+    Stuck,
+    /// Undoing.
+    Compensating,
+    /// Given up; none is, as long as its provider answers in the end.
+    Failed,
+}
+
+/// See [`SagaState`].
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct SagaQuery {
+    /// `running`, `stuck`, `compensating` or `failed`; `stuck` if absent.
+    #[serde(default)]
+    status: Option<SagaState>,
+    /// 1 to 200; 50 if absent.
+    #[serde(default)]
+    limit: Option<u32>,
+}
+
+/// Sagas of this region, oldest first.
+#[utoipa::path(get, path = "/api/v1/admin/sagas", tag = "admin", params(SagaQuery),
+    responses((status = 200, description = "The oldest ones", body = Page<SagaOut<'_>>)))]
+pub(in crate::http) async fn list_sagas(
+    State(context): State<Context>,
+    StrictQuery(query): StrictQuery<SagaQuery>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let stuck_ms = u64::try_from(context.app.settings.saga_stuck.as_millis()).unwrap_or(u64::MAX);
+    let filter = match query.status.unwrap_or(SagaState::Stuck) {
+        SagaState::Running => SagaFilter::Running,
+        SagaState::Compensating => SagaFilter::Compensating,
+        SagaState::Stuck => SagaFilter::OpenSince(context.clock.wall_ms().saturating_sub(stuck_ms)),
+        // Every saga ends forward or undone; one that can't yet is running, and then stuck.
+        SagaState::Failed => return Ok(json(&Page::<SagaOut<'_>>::whole(Vec::new()))),
+    };
+    let sagas = context.app.reader.sagas(filter, limit).await?;
+    Ok(json(&Page::whole(sagas.iter().map(SagaOut::of).collect())))
+}
+
+/// Looks at a saga again now instead of when it is due.
+#[utoipa::path(post, path = "/api/v1/admin/sagas/{id}/retry", tag = "admin", params(("id" = uuid::Uuid, Path)),
+    responses((status = 200, description = "Being tried; this is how it stood before", body = SagaOut<'_>),
+              (status = 404, description = "`not_found`"), (status = 409, description = "`not_retryable`")))]
+pub(in crate::http) async fn retry_saga(
+    State(context): State<Context>,
+    PathId(id): PathId<SagaId>,
+) -> Result<Response, Problem> {
+    let saga = context.app.reader.saga(id).await?.ok_or_else(|| Problem::not_found("saga"))?;
+    if !context.app.retry_saga(id).await? {
+        return Err(Problem::new(
+            Code::NotRetryable,
+            format!("the saga is {}", saga.state.as_str()),
+        ));
+    }
+    Ok(json(&SagaOut::of(&saga)))
+}

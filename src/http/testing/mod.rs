@@ -1,0 +1,314 @@
+//! What the tests of this module share: a region with its database in memory, tokens, requests.
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::app::{
+    App, AppSettings, Completions, Region, SagaRunner, Signals, Writer, WriterSettings,
+};
+use crate::domain::inventory::Shortage;
+use crate::domain::order::OrderRecord;
+use crate::ports::{
+    Authorization, AuthorizeRequest, Clock as _, GatewayError, Obtained, PaymentGateway,
+    RightsSource,
+};
+use crate::replication::Peers;
+use crate::runtime::{RandomIds, SystemClock, TaskSet};
+use crate::telemetry::metrics::Metrics;
+use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber};
+
+use super::auth::issuer::{self, Mint};
+use super::auth::{Role, Verifier};
+use super::json::BodyLimits;
+use super::rate_limit::{RateLimiter, Rates};
+use super::{Context, ContextParts, Forwarder, FrontDoor, Health, HealthReport};
+
+pub(super) use memory::Memory;
+
+/// A directory that goes away with the test.
+pub(crate) struct TestDir(PathBuf);
+
+impl TestDir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir =
+            std::env::temp_dir().join(format!("entrepot-http-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TestDir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// Ready or not, as the test says.
+pub(super) struct Switch(pub(super) AtomicBool);
+
+#[async_trait]
+impl Health for Switch {
+    async fn report(&self) -> HealthReport {
+        let ready = self.0.load(Ordering::Relaxed);
+        let status = if ready { "ready" } else { "draining" }.to_owned();
+        HealthReport { status, ready, dependencies: BTreeMap::new() }
+    }
+}
+
+/// Decides by the token, and counts.
+#[derive(Default)]
+pub(super) struct Gateway {
+    answers: Mutex<BTreeMap<String, Authorization>>,
+    pub(super) asked: AtomicU32,
+}
+
+#[async_trait]
+impl PaymentGateway for Gateway {
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Authorization, GatewayError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let reference = format!("ref-{}", request.provider_key);
+        let answer = match request.token.as_str() {
+            "tok_ok" => Authorization::Authorized { reference },
+            "tok_fraud" => Authorization::Declined { code: "fraud".to_owned() },
+            "tok_async" => Authorization::Pending { reference },
+            _ => Authorization::Declined { code: "declined".to_owned() },
+        };
+        let key = request.provider_key.clone();
+        Ok(self.answers.lock().unwrap().entry(key).or_insert(answer).clone())
+    }
+
+    async fn look_up(&self, key: &str) -> Result<Authorization, GatewayError> {
+        Ok(self.answers.lock().unwrap().get(key).cloned().unwrap_or(Authorization::Unknown))
+    }
+
+    async fn void(&self, key: &str) -> Result<Authorization, GatewayError> {
+        self.answers.lock().unwrap().insert(key.to_owned(), Authorization::Voided);
+        Ok(Authorization::Voided)
+    }
+}
+
+impl Gateway {
+    /// What is pending is held from now on.
+    pub(super) fn authorize_all(&self) {
+        for answer in self.answers.lock().unwrap().values_mut() {
+            if let Authorization::Pending { reference } = answer.clone() {
+                *answer = Authorization::Authorized { reference };
+            }
+        }
+    }
+}
+
+struct Nobody;
+
+#[async_trait]
+impl RightsSource for Nobody {
+    async fn obtain(&self, _: &[Shortage], _: Duration) -> Obtained {
+        Obtained { gained: false, elsewhere: BTreeMap::new() }
+    }
+}
+
+/// The secret of the payment gateway's webhooks.
+pub(super) const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+pub(super) struct Fixture {
+    pub(super) dir: TestDir,
+    pub(super) health: Arc<Switch>,
+    pub(super) store: Arc<Memory>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) context: Context,
+    tasks: TaskSet,
+}
+
+/// What a test may choose.
+pub(super) struct Choices {
+    pub(super) region: &'static str,
+    pub(super) rates: Rates,
+    pub(super) body_timeout: Duration,
+    pub(super) peers: BTreeMap<RegionId, String>,
+    /// Another region's issuer.
+    pub(super) issuer: Option<PathBuf>,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        let body_timeout = Duration::from_millis(300);
+        let peers = BTreeMap::new();
+        Self { region: "eu-west", rates: Rates::default(), body_timeout, peers, issuer: None }
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.tasks.stopping().cancel();
+    }
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        Self::with(Choices::default())
+    }
+
+    pub(super) fn with(choices: Choices) -> Self {
+        let dir = TestDir::new();
+        issuer::create(dir.path()).unwrap();
+        let issuer = choices.issuer.unwrap_or_else(|| dir.path().to_owned());
+        let own: RegionId = choices.region.parse().unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let ids = Arc::new(RandomIds::new(SystemClock::new()));
+        let number = |number| RegionNumber(NonZeroU8::new(number).unwrap());
+        let numbers = [("us-east", 1), ("eu-west", 2), ("ap-south", 3)];
+        let numbers = numbers.map(|(name, n)| (name.parse().unwrap(), number(n))).into();
+        let floor = HlcTimestamp::origin(own);
+        let region =
+            Arc::new(Region::new(own, numbers, Epoch::FIRST, floor, clock.clone(), ids.clone()));
+        let tasks = TaskSet::new();
+        let store = Arc::new(Memory::new(own));
+        let settings = WriterSettings { group_max: 16, writers: 1, queue_max: 1_000 };
+        let writer =
+            Writer::start(&tasks, region.clone(), store.clone(), Signals::default(), settings);
+        let gateway = Arc::new(Gateway::default());
+        let sagas = Arc::new(SagaRunner {
+            region: region.clone(),
+            writer: writer.clone(),
+            gateway: gateway.clone(),
+            reader: store.clone(),
+            queue: store.clone(),
+            completions: Arc::new(Completions::default()),
+            tasks: tasks.clone(),
+            running: Arc::new(Semaphore::new(1_000)),
+            lease: Duration::from_secs(10),
+        });
+        let peers = choices.peers.keys().copied();
+        let peers = Arc::new(Mutex::new(Peers::new(own, peers, 1_000)));
+        let settings = AppSettings {
+            grant_wait: Duration::from_millis(10),
+            saga_lease: Duration::from_secs(10),
+            saga_stuck: Duration::from_mins(5),
+        };
+        let app = App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, settings);
+        let health = Arc::new(Switch(AtomicBool::new(true)));
+        let context = Context::new(ContextParts {
+            region: own,
+            clock: clock.clone(),
+            ids,
+            verifier: Verifier::new(issuer::settings(&issuer), clock).unwrap(),
+            limiter: RateLimiter::new(choices.rates),
+            metrics: Arc::new(Metrics::new(own.as_str())),
+            app: Arc::new(app),
+            forwarder: Forwarder::new(own, choices.peers),
+            webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
+            order_wait: Duration::from_secs(10),
+            health: health.clone(),
+            body_limits: BodyLimits { timeout: choices.body_timeout, ..BodyLimits::default() },
+        });
+        Self { dir, health, store, gateway, context, tasks }
+    }
+
+    pub(super) fn token(&self, role: Role, subject: &str) -> String {
+        let mint = Mint {
+            role,
+            subject: subject.to_owned(),
+            home_region: None,
+            ttl: Duration::from_mins(10),
+        };
+        issuer::mint(self.dir.path(), &mint, SystemClock::new().wall_ms() / 1_000).unwrap()
+    }
+}
+
+pub(super) fn request(method: &str, path: &str, token: Option<&str>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+/// A request with a JSON body and an idempotency key.
+pub(super) fn send(
+    method: &str,
+    path: &str,
+    token: &str,
+    key: &str,
+    body: &Value,
+) -> Request<Body> {
+    let mut request = request(method, path, Some(token));
+    request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+    *request.body_mut() = Body::from(body.to_string());
+    request
+}
+
+pub(super) async fn json_of(response: Response<Body>) -> Value {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap_or(Value::Null)
+}
+
+/// A product, a node and stock, by the API.
+pub(super) async fn stock(fixture: &Fixture, door: &FrontDoor, sku: &str, units: u64) {
+    let staff = fixture.token(Role::Staff, "clerk");
+    let region = fixture.context.region;
+    let node = json!({"id": "w-1", "kind": "warehouse", "country": "DE", "region": region});
+    let answer = door.answer(send("POST", "/api/v1/nodes", &staff, "node", &node)).await;
+    assert_eq!(answer.status(), 201, "{:?}", json_of(answer).await);
+    let product = json!({"sku": sku, "name": "A", "prices": [{"amount": 250, "currency": "EUR"}]});
+    let answer = door.answer(send("POST", "/api/v1/products", &staff, sku, &product)).await;
+    assert_eq!(answer.status(), 201, "{:?}", json_of(answer).await);
+    let receipt = json!({"node": "w-1", "delta": units, "reason": "receipt"});
+    let path = format!("/api/v1/inventory/{sku}/adjustments");
+    let key = format!("stock-{sku}");
+    let answer = door.answer(send("POST", &path, &staff, &key, &receipt)).await;
+    assert_eq!(answer.status(), 200, "{:?}", json_of(answer).await);
+}
+
+/// The body of an order.
+pub(super) fn order_body(sku: &str, quantity: u32, token: &str) -> Value {
+    json!({
+        "currency": "EUR", "lines": [{"sku": sku, "quantity": quantity}],
+        "shipping_address": {"name": "A", "line1": "B 1", "city": "C", "postal_code": "1", "country": "DE"},
+        "payments": [{"method": "card", "token": token}],
+    })
+}
+
+/// An order with a fixed id, as it would be stored.
+pub(super) fn confirmed_order() -> OrderRecord {
+    let order = json!({
+        "id": "01999999-9999-7000-8000-000000000002", "number": "2-ABC", "home_region": "eu-west",
+        "channel": "web", "customer_id": "alice", "currency": "EUR",
+        "lines": [{"id": "01999999-9999-7000-8000-000000000003", "sku": "A-1", "quantity": 2, "unit_minor": 250,
+                   "allocations": [{"reservation_id": "01999999-9999-7000-8000-000000000004", "node": "w-1",
+                                    "quantity": 2, "state": "held"}]}],
+        "shipping_option": "standard",
+        "shipping_address": {"name": "A", "line1": "B 1", "city": "C", "postal_code": "1", "country": "DE"},
+        "payments": [{"id": "01999999-9999-7000-8000-000000000005", "method": "card", "gateway": "simulator",
+                      "provider_key": "k", "amount_minor": 500, "state": "authorized", "reference": "r"}],
+        "allow_split": true, "created_at_ms": 1_790_000_000_000_u64, "updated_at_ms": 1_790_000_000_007_u64,
+    });
+    let region = "eu-west".parse().unwrap();
+    let stamp = |wall_ms| HlcTimestamp { wall_ms, logical: 0, region };
+    OrderRecord {
+        order: serde_json::from_value(order).unwrap(),
+        version: 3,
+        chain_hash: "c".to_owned(),
+        created_hlc: stamp(1_790_000_000_000),
+        updated_hlc: stamp(1_790_000_000_007),
+    }
+}
