@@ -1,5 +1,6 @@
 //! One region's server: what `entrepot serve` runs.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
@@ -62,7 +63,7 @@ pub async fn run(
     let listener = TcpListener::bind(config.http_listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port taken?", config.http_listen))?;
-    let door = http::door(context(&config, &parts.app, clock, ids)?);
+    let door = http::door(context(&config, &parts, clock, ids)?);
     tracing::info!(region = %config.region, address = %config.http_listen, epoch = %start.epoch, "region serves");
     let limits = http_limits(&config);
     http::server::serve(listener, door, limits, stop).await;
@@ -223,7 +224,7 @@ impl Reachability for Heard {
 
 fn context(
     config: &RegionConfig,
-    app: &Arc<App>,
+    parts: &Parts,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
 ) -> anyhow::Result<http::Context> {
@@ -242,8 +243,9 @@ fn context(
         ids,
         limiter: RateLimiter::new(Rates::per_person(config.limits.rate_limit_per_s)),
         metrics: Arc::new(Metrics::new(config.region.as_str())),
-        health: Arc::new(RegionHealth { app: Arc::clone(app) }),
-        app: Arc::clone(app),
+        health: Arc::new(RegionHealth { app: Arc::clone(&parts.app) }),
+        app: Arc::clone(&parts.app),
+        rights: Some(Arc::clone(&parts.rights)),
         forwarder: http::Forwarder::new(config.region, peers.collect()),
         webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),
         order_wait: orders.order_wait,

@@ -4,7 +4,7 @@ use utoipa_axum::routes;
 
 use super::context::Context;
 use super::front_door::FrontDoor;
-use super::handlers::{admin, inventory, nodes, orders, place, products, webhooks};
+use super::handlers::{admin, inventory, nodes, orders, place, products, transfers, webhooks};
 use super::operations;
 use super::routes::{ANYBODY, Access, INSIDERS, OPERATORS, Routes};
 
@@ -23,6 +23,7 @@ fn table(context: Context) -> Routes {
         .add(ANYBODY, routes!(inventory::get_inventory))
         .add(INSIDERS, routes!(inventory::adjust))
         .add(INSIDERS, routes!(inventory::stocktake))
+        .add(OPERATORS, routes!(transfers::transfer_rights))
         .add(ANYBODY, routes!(products::list_products))
         .add(ANYBODY, routes!(products::get_product))
         .add(INSIDERS, routes!(products::create_product))

@@ -15,6 +15,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
 use crate::app::App;
+use crate::app::rights::Rights;
 use crate::gateways::webhook;
 
 use super::auth::Verifier;
@@ -65,6 +66,8 @@ pub struct ContextParts {
     pub metrics: Arc<Metrics>,
     /// Does what is asked for.
     pub app: Arc<App>,
+    /// Moves rights to other regions; `None` where there are none.
+    pub rights: Option<Arc<Rights>>,
     /// Asks the other regions.
     pub forwarder: Forwarder,
     /// By payment gateway: the secret that signs its webhooks.

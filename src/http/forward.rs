@@ -156,6 +156,13 @@ pub(super) struct Origin {
     trace: TraceId,
 }
 
+impl Origin {
+    /// Whether a peer sent this request here.
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.headers.contains_key(X_ENTREPOT_FORWARDED)
+    }
+}
+
 impl FromRequestParts<Context> for Origin {
     type Rejection = std::convert::Infallible;
 

@@ -70,6 +70,20 @@ fn stocktake() -> Reason {
     Reason::Stocktake
 }
 
+/// An operator moves budget to another region.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct TransferBody {
+    /// Who gets it.
+    #[schema(value_type = String)]
+    pub(in crate::http) to_region: RegionId,
+    /// How many units.
+    #[schema(example = 10)]
+    quantity: i64,
+    /// Of which node's stock.
+    node: String,
+}
+
 impl AdjustmentBody {
     /// Where, and by how much.
     pub(in crate::http) fn check(&self, sku: Sku) -> Result<(StockKey, i64), Problem> {
@@ -111,6 +125,16 @@ impl StocktakeBody {
     }
 }
 
+impl TransferBody {
+    /// What, and how much.
+    pub(in crate::http) fn check(&self, sku: Sku) -> Result<(StockKey, u64), Problem> {
+        let mut faults = Faults::default();
+        let node = faults.parse::<NodeId>("node", &self.node);
+        let quantity = faults.within::<u64>("quantity", self.quantity, 1..=UNITS_MAX);
+        faults.finish(node.zip(quantity).map(|(node, quantity)| (StockKey { sku, node }, quantity)))
+    }
+}
+
 /// An adjustment that was made.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Adjustment)]
@@ -131,6 +155,29 @@ impl From<Adjusted> for AdjustedOut {
     fn from(Adjusted { sku, node, delta, reason }: Adjusted) -> Self {
         Self { sku, node, delta, reason }
     }
+}
+
+/// Budget that was moved.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = RightsTransfer)]
+pub(in crate::http) struct TransferOut {
+    /// Names it.
+    #[schema(value_type = uuid::Uuid)]
+    pub(in crate::http) transfer_id: crate::types::TransferId,
+    /// What.
+    #[schema(value_type = String)]
+    pub(in crate::http) sku: Sku,
+    /// Of which node's stock.
+    #[schema(value_type = String)]
+    pub(in crate::http) node: NodeId,
+    /// Who gave.
+    #[schema(value_type = String)]
+    pub(in crate::http) from_region: RegionId,
+    /// Who got it.
+    #[schema(value_type = String)]
+    pub(in crate::http) to_region: RegionId,
+    /// How many units.
+    pub(in crate::http) quantity: u64,
 }
 
 /// A SKU as this region knows it.

@@ -69,9 +69,15 @@ pub(in crate::http) async fn place_order(
     let began_ms = context.clock.monotonic_ms();
     let app = Arc::clone(&context.app);
     let hash = value.hash();
+    // An earlier attempt may have gone to the shopper's own region.
+    let strayed =
+        caller.home_region.is_some_and(|home| home != context.region) && !origin.is_forwarded();
     // In a task of its own: a client that hangs up must not keep the saga from starting.
     let placing =
-        spawn_named("place order", async move { app.place_order(request, hash, wait).await });
+        spawn_named(
+            "place order",
+            async move { app.place_order(request, hash, wait, strayed).await },
+        );
     let placement = placing.await.map_err(lost_task)?.map_err(Problem::from);
     let response = match placement {
         Ok(Placement::Elsewhere { home, copy }) => {

@@ -204,7 +204,7 @@ impl Fixture {
             saga_lease: Duration::from_secs(10),
             saga_stuck: Duration::from_mins(5),
         };
-        let app = App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, settings);
+        let app = App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, None, settings);
         let health = Arc::new(Switch(AtomicBool::new(true)));
         let context = Context::new(ContextParts {
             region: own,
@@ -214,6 +214,7 @@ impl Fixture {
             limiter: RateLimiter::new(choices.rates),
             metrics: Arc::new(Metrics::new(own.as_str())),
             app: Arc::new(app),
+            rights: None,
             forwarder: Forwarder::new(own, choices.peers),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
             order_wait: Duration::from_secs(10),

@@ -1,0 +1,101 @@
+//! An operator moves rights from this region to another.
+
+use axum::extract::State;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+
+use crate::app::rights::{TransferError, transfer};
+use crate::domain::idempotency::IntentKey;
+use crate::runtime::spawn_named;
+use crate::types::{Sku, TransferId};
+
+use super::super::auth::Caller;
+use super::super::context::Context;
+use super::super::dto::inventory::{TransferBody, TransferOut};
+use super::super::headers::IdempotencyKey;
+use super::super::json::StrictJson;
+use super::super::problem::{Code, Problem};
+use super::super::query::PathId;
+use super::orders::json;
+use super::{intent, key_reused, lost_task};
+
+/// Moves budget to another region: it may sell so many units more, this one so many fewer.
+///
+/// The region that answers (`X-Region`) is the one that gives.
+#[utoipa::path(
+    post, path = "/api/v1/inventory/{sku}/rights-transfers", tag = "inventory",
+    params(("sku" = String, Path), ("Idempotency-Key" = String, Header)), request_body = TransferBody,
+    responses((status = 200, description = "Moved", body = TransferOut),
+              (status = 409, description = "`insufficient_rights`, with `spendable`"), (status = 422, description = "`validation_failed`")),
+)]
+pub(in crate::http) async fn transfer_rights(
+    State(context): State<Context>,
+    caller: Caller,
+    PathId(sku): PathId<Sku>,
+    key: IdempotencyKey,
+    body: StrictJson<TransferBody>,
+) -> Result<Response, Problem> {
+    let (stock, units) = body.value.check(sku)?;
+    let to = body.value.to_region;
+    let id = transfer_id(&intent(&caller, key));
+    let Some(rights) = context.rights.clone() else {
+        return Err(Problem::invalid("to_region", "this deployment has no other region"));
+    };
+    let moved = stock.clone();
+    let moving =
+        spawn_named(
+            "transfer rights",
+            async move { transfer(&rights, id, &moved, to, units).await },
+        );
+    match moving.await.map_err(lost_task)? {
+        // An earlier transfer under this key was another one.
+        Ok(moved) if moved != units => Err(key_reused()),
+        Ok(quantity) => Ok(json(&TransferOut {
+            transfer_id: id,
+            sku: stock.sku,
+            node: stock.node,
+            from_region: context.region,
+            to_region: to,
+            quantity,
+        })),
+        Err(error @ TransferError::NotAPeer { .. }) => {
+            Err(Problem::invalid("to_region", error.to_string()))
+        }
+        Err(TransferError::Insufficient { spendable }) => Err(Problem::new(
+            Code::InsufficientRights,
+            format!(
+                "this region may give {spendable} units of {} at {}; nothing was moved",
+                stock.sku, stock.node
+            ),
+        )
+        .with("spendable", spendable)),
+        Err(TransferError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// The same intent is the same transfer.
+fn transfer_id(intent: &IntentKey) -> TransferId {
+    let mut hash = Sha256::new();
+    for part in ["rights-transfer", &intent.principal, &intent.key] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let bytes: [u8; 16] = digest[..16].try_into().expect("half of it");
+    TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_intent_is_the_same_transfer() {
+        let intent = |principal: &str, key: &str| IntentKey {
+            principal: principal.to_owned(),
+            key: key.to_owned(),
+        };
+        assert_eq!(transfer_id(&intent("a", "bc")), transfer_id(&intent("a", "bc")));
+        assert_ne!(transfer_id(&intent("a", "bc")), transfer_id(&intent("ab", "c")));
+    }
+}
