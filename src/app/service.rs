@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::domain::idempotency::StockRefusal;
-use crate::domain::inventory::Shortage;
 use crate::domain::order::place::{PlaceRejection, PlaceRequest};
 use crate::domain::order::{OrderRecord, OrderStatus};
 use crate::ports::{Reader, RightsSource, StoreError};
@@ -242,10 +241,8 @@ impl App {
     ) -> Result<AdjustOutcome, WriteError> {
         let (outcome, _) = self.writer.submit(make()).await?;
         let AdjustOutcome::Promised { wanted, removable } = outcome else { return Ok(outcome) };
-        let sku = make().key.sku;
-        let shortage = Shortage { sku, wanted, available_here: removable };
-        let obtained = self.rights.obtain(&[shortage], self.settings.grant_wait).await;
-        if !obtained.gained {
+        let (key, patience) = (make().key, self.settings.grant_wait);
+        if !self.rights.recall(&key, wanted, removable, patience).await {
             return Ok(outcome);
         }
         Ok(self.writer.submit(make()).await?.0)

@@ -107,6 +107,7 @@ async fn parts(
     let names = config.peers.iter().map(|peer| peer.name);
     let peers = Arc::new(Mutex::new(Peers::new(config.region, names, silence_ms)));
     let bus: Arc<dyn Bus> = Arc::new(bus(config).await?);
+    let forgetful = Arc::clone(&region);
     let rights = Arc::new(Rights {
         own: config.region,
         epoch: region.epoch,
@@ -119,10 +120,11 @@ async fn parts(
         board: Board::new(config.region),
         waiting: Waiting::default(),
         request_timeout: config.replication.peer_request_timeout,
-        on_amnesia: Box::new(|key, evidence| {
+        on_amnesia: Box::new(move |key, evidence| {
+            forgetful.set_draining(true);
             tracing::error!(sku = %key.sku, node = %key.node, %evidence,
                 "a peer knows a newer row of this region than its own database: it was set back. \
-                 Stop selling here and bring the region back with `entrepot region rejoin`");
+                 No more orders are taken here; bring the region back with `entrepot region rejoin`");
         }),
     });
     let orders = &config.orders;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::inventory::Shortage;
-use crate::types::Sku;
+use crate::types::{Sku, StockKey};
 
 /// What asking the peers brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,4 +24,11 @@ pub trait RightsSource: Send + Sync {
     /// every reachable peer has answered that nothing is left, or the time is up. Rights that arrive are
     /// in this region's rows before it answers.
     async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained;
+
+    /// Calls rights of one key back, until this region holds `wanted` units of it: stock that left the
+    /// shelf has to be taken off the books at that very node. Answers whether anything came in; where
+    /// there is nobody to ask, nothing does.
+    async fn recall(&self, _key: &StockKey, _wanted: u64, _held: u64, _patience: Duration) -> bool {
+        false
+    }
 }

@@ -24,6 +24,7 @@ use crate::support::postgres::Database;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const NODE: &str = "n";
+const OTHER_NODE: &str = "o";
 
 /// Long enough for many rounds on a busy machine; a test that needs all of it has found a bug.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,7 +49,11 @@ fn sku(name: &str) -> Sku {
 }
 
 fn key(name: &str) -> StockKey {
-    StockKey { sku: sku(name), node: NODE.parse().unwrap() }
+    key_at(name, NODE)
+}
+
+fn key_at(name: &str, node: &str) -> StockKey {
+    StockKey { sku: sku(name), node: node.parse().unwrap() }
 }
 
 impl World {
@@ -166,8 +171,12 @@ impl Region {
     }
 
     async fn commit(&self, name: &str, delta: StockDelta) -> Result<(), CommitError> {
+        self.commit_at(key(name), delta).await
+    }
+
+    async fn commit_at(&self, key: StockKey, delta: StockDelta) -> Result<(), CommitError> {
         let mut changes = ChangeSet::default();
-        changes.stock.insert(key(name), delta);
+        changes.stock.insert(key, delta);
         let hlc = HlcTimestamp::origin(self.id);
         let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };
         self.store.commit(&changes, stamp).await?;
@@ -384,6 +393,23 @@ async fn an_operator_moves_budget_once_and_not_more_than_there_is() {
     let refusal = transfer(&a.rights, more, &key("x"), b.id, 4).await.unwrap_err();
     assert!(refusal.to_string().contains("may give 3 units"), "{refusal}");
     assert!(transfer(&a.rights, more, &key("x"), a.id, 1).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_of_one_node_are_called_back_though_another_is_full() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    let received = |units| StockDelta { received: units, ..StockDelta::default() };
+    a.commit_at(key("x"), received(5)).await.unwrap();
+    a.commit_at(key_at("x", OTHER_NODE), received(50)).await.unwrap();
+    for peer in [b, c] {
+        let id = TransferId(a.rights.ids.uuid());
+        assert_eq!(transfer(&a.rights, id, &key("x"), peer.id, 2).await, Ok(2));
+    }
+    assert!(a.granter.recall(&key("x"), 5, 1, PATIENCE).await);
+    let ledgers = a.rights.store.ledgers(&sku("x")).await.unwrap();
+    assert_eq!(ledgers[&key("x").node].spendable(), 5);
+    assert!(!a.granter.recall(&key("x"), 6, 5, PATIENCE).await, "there are only five");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,10 +16,12 @@ use tokio::task::JoinHandle;
 
 use super::{Rights, TRANSFER};
 use crate::domain::inventory::Shortage;
-use crate::escrow::{Asking, KeyedRow, Request, SkuRows, Step, TransferAnswer, TransferRequest};
+use crate::escrow::{
+    Asking, KeyedRow, Ledger, Request, Row, SkuRows, Step, TransferAnswer, TransferRequest,
+};
 use crate::ports::{Credit, Obtained, RightsSource, SkuLedgers};
 use crate::runtime::TaskSet;
-use crate::types::{RegionId, Sku, StockKey, TransferId};
+use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
 
 /// How long to wait before a peer that needs its units for orders under way is asked again: one or two
 /// of its commit groups.
@@ -33,8 +35,15 @@ pub struct Granter {
 struct Shared {
     rights: Arc<Rights>,
     tasks: TaskSet,
-    /// By SKU that is searched for: who waits for the next search.
-    queues: Mutex<BTreeMap<Sku, Vec<Waiter>>>,
+    /// By what is searched for: who waits for the next search.
+    queues: Mutex<BTreeMap<Target, Vec<Waiter>>>,
+}
+
+/// What a search is for: a SKU wherever it is, or at one node only.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    sku: Sku,
+    node: Option<NodeId>,
 }
 
 struct Waiter {
@@ -62,7 +71,10 @@ impl Granter {
 impl RightsSource for Granter {
     async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained {
         let searches = shortages.iter().map(|shortage| async {
-            (shortage.sku.clone(), self.shared.search_with_others(shortage, patience).await)
+            let target = Target { sku: shortage.sku.clone(), node: None };
+            let Shortage { wanted, available_here, .. } = *shortage;
+            let found = self.shared.search_with_others(target, wanted, available_here, patience);
+            (shortage.sku.clone(), found.await)
         });
         let mut obtained = Obtained::default();
         for (sku, found) in futures::future::join_all(searches).await {
@@ -71,52 +83,54 @@ impl RightsSource for Granter {
         }
         obtained
     }
+
+    async fn recall(&self, key: &StockKey, wanted: u64, held: u64, patience: Duration) -> bool {
+        let target = Target { sku: key.sku.clone(), node: Some(key.node.clone()) };
+        self.shared.search_with_others(target, wanted, held, patience).await.gained
+    }
 }
 
 impl Shared {
     async fn search_with_others(
         self: &Arc<Self>,
-        shortage: &Shortage,
+        target: Target,
+        wanted: u64,
+        available_here: u64,
         patience: Duration,
     ) -> Found {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = self.rights.clock.monotonic_ms().saturating_add(patience_ms);
         let (reply, found) = oneshot::channel();
-        let waiter = Waiter {
-            wanted: shortage.wanted,
-            available_here: shortage.available_here,
-            deadline_ms: self.rights.clock.monotonic_ms().saturating_add(patience_ms),
-            reply,
-        };
+        let waiter = Waiter { wanted, available_here, deadline_ms, reply };
         let is_first = {
             let mut queues = self.queues.lock().expect("no panic while held");
-            let queue = queues.get_mut(&shortage.sku);
-            let is_first = queue.is_none();
-            queues.entry(shortage.sku.clone()).or_default().push(waiter);
+            let is_first = !queues.contains_key(&target);
+            queues.entry(target.clone()).or_default().push(waiter);
             is_first
         };
         if is_first {
-            let (shared, sku) = (Arc::clone(self), shortage.sku.clone());
-            drop(self.tasks.spawn("search-rights", async move { shared.searches(sku).await }));
+            let shared = Arc::clone(self);
+            drop(self.tasks.spawn("search-rights", async move { shared.searches(target).await }));
         }
         // A search that ended without an answer is a server that is stopping: nothing was gained.
         tokio::time::timeout(patience, found).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    /// One search after the other, until nobody waits for the SKU.
-    async fn searches(self: Arc<Self>, sku: Sku) {
+    /// One search after the other, until nobody waits.
+    async fn searches(self: Arc<Self>, target: Target) {
         loop {
             let waiters = {
                 let mut queues = self.queues.lock().expect("no panic while held");
-                let waiters = queues.get_mut(&sku).map(std::mem::take).unwrap_or_default();
+                let waiters = queues.get_mut(&target).map(std::mem::take).unwrap_or_default();
                 if waiters.is_empty() {
-                    queues.remove(&sku);
+                    queues.remove(&target);
                     return;
                 }
                 waiters
             };
             let wanted = waiters.iter().map(|waiter| waiter.wanted).fold(0, u64::saturating_add);
-            let claim = self.rights.waiting.begin(&sku, wanted);
-            let found = self.search(&sku, wanted, &waiters).await;
+            let claim = self.rights.waiting.begin(&target.sku, wanted);
+            let found = self.search(&target, wanted, &waiters).await;
             self.rights.waiting.ended(&claim, self.rights.clock.monotonic_ms());
             for waiter in waiters {
                 // Who stopped waiting has refused its order already.
@@ -125,19 +139,24 @@ impl Shared {
         }
     }
 
-    async fn search(&self, sku: &Sku, wanted: u64, waiters: &[Waiter]) -> Found {
-        let rights = &self.rights;
-        let ledgers = match rights.store.ledgers(sku).await {
+    async fn search(&self, target: &Target, wanted: u64, waiters: &[Waiter]) -> Found {
+        let (rights, sku) = (&self.rights, &target.sku);
+        let mut ledgers = match rights.store.ledgers(sku).await {
             Ok(ledgers) => ledgers,
             Err(error) => {
                 tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
                 return Found::default();
             }
         };
-        // Rights may have come in between an order's decision and this search.
+        if let Some(only) = &target.node {
+            ledgers.retain(|node, _| node == only);
+        }
+        // Rights may have come in between an order's decision and this search. They serve it for sure
+        // if one node has become fuller than all it saw.
         let held = spendable(&ledgers);
+        let fullest = ledgers.values().map(Ledger::spendable).max().unwrap_or(0);
         let seen = waiters.iter().map(|waiter| waiter.available_here).max().unwrap_or(0);
-        if held >= wanted && held > seen {
+        if held >= wanted && fullest > seen {
             return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
         }
         let short = |waiter: &Waiter| waiter.wanted.saturating_sub(waiter.available_here);
@@ -147,7 +166,7 @@ impl Shared {
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
         let reachable = rights.reachability.reachable();
         let mut asking = Asking::new(rights.own, rights.epoch, ledgers, need, want, reachable);
-        self.ask_until(sku, &mut asking, deadline_ms).await;
+        self.ask_until(target, &mut asking, deadline_ms).await;
         let elsewhere = rights
             .bus
             .peers()
@@ -158,7 +177,7 @@ impl Shared {
     }
 
     /// Drives a search to its end or to its deadline.
-    async fn ask_until(&self, sku: &Sku, asking: &mut Asking, deadline_ms: u64) {
+    async fn ask_until(&self, target: &Target, asking: &mut Asking, deadline_ms: u64) {
         let mut under_way: FuturesUnordered<JoinHandle<(RegionId, Option<TransferAnswer>)>> =
             FuturesUnordered::new();
         loop {
@@ -168,7 +187,7 @@ impl Shared {
             }
             match asking.step() {
                 Step::Ask(requests) => {
-                    under_way.extend(requests.into_iter().map(|request| self.ask(sku, request)));
+                    under_way.extend(requests.into_iter().map(|request| self.ask(target, request)));
                     continue;
                 }
                 Step::Wait => {}
@@ -199,14 +218,18 @@ impl Shared {
     }
 
     /// Asks one peer, and stores its answer before anybody is told of it.
-    fn ask(&self, sku: &Sku, request: Request) -> JoinHandle<(RegionId, Option<TransferAnswer>)> {
-        let (rights, sku) = (Arc::clone(&self.rights), sku.clone());
+    fn ask(
+        &self,
+        target: &Target,
+        request: Request,
+    ) -> JoinHandle<(RegionId, Option<TransferAnswer>)> {
+        let (rights, Target { sku, node }) = (Arc::clone(&self.rights), target.clone());
         self.tasks.spawn("ask-for-rights", async move {
             let peer = request.to;
             let message = TransferRequest {
                 request: TransferId(rights.ids.uuid()),
                 sku,
-                node: None,
+                node,
                 need: request.need,
                 want: request.want,
                 rows: request.rows,
@@ -258,9 +281,9 @@ pub async fn ask_peer(
 }
 
 fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
-    let of_node = |(node, rows): (&crate::types::NodeId, &BTreeMap<RegionId, _>)| {
+    let of_node = |(node, rows): (&NodeId, &BTreeMap<RegionId, _>)| {
         let key = StockKey { sku: sku.clone(), node: node.clone() };
-        let keyed = |(&owner, row): (&RegionId, &crate::escrow::Row)| KeyedRow {
+        let keyed = |(&owner, row): (&RegionId, &Row)| KeyedRow {
             key: key.clone(),
             owner,
             row: row.clone(),
@@ -271,11 +294,11 @@ fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
 }
 
 fn spendable(ledgers: &SkuLedgers) -> u64 {
-    ledgers.values().map(crate::escrow::Ledger::spendable).fold(0, u64::saturating_add)
+    ledgers.values().map(Ledger::spendable).fold(0, u64::saturating_add)
 }
 
 fn elsewhere(ledgers: &SkuLedgers, own: RegionId) -> u64 {
-    let others = |ledger: &crate::escrow::Ledger| {
+    let others = |ledger: &Ledger| {
         let others = ledger.rows().keys().filter(|&&region| region != own);
         others.map(|&region| ledger.rights(region)).fold(0, u64::saturating_add)
     };
