@@ -1,5 +1,7 @@
 //! Reading orders: one, lists, the audit trail, the saga.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -212,7 +214,7 @@ pub(in crate::http) async fn order_saga(
 }
 
 enum Found {
-    Here(Box<OrderRecord>),
+    Here(Arc<OrderRecord>),
     Elsewhere(Response),
 }
 
@@ -232,7 +234,7 @@ async fn find(
     let record = if own || !strong { context.app.reader.order(id).await? } else { None };
     match record {
         Some(record) if caller.may_see(record.order.customer_id.as_ref()) => {
-            Ok(Found::Here(Box::new(record)))
+            Ok(Found::Here(record))
         }
         Some(_) => Err(absent()),
         None if own => Err(absent()),
