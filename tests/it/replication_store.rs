@@ -187,7 +187,7 @@ async fn what_cant_be_read_or_does_not_fit_stands_still_and_leaves_nothing() {
     // An event in front of a missing one, and an order of somebody else's.
     let cancelled =
         EventBody::Cancelled(serde_json::from_str("{\"code\":\"c\",\"detail\":\"d\"}").unwrap());
-    let second = writes::next(a, Some(first.record.clone()), 2, &cancelled);
+    let second = writes::next(a, Some(first.record.as_ref().clone()), 2, cancelled);
     two.write(&writes::orders([second]), 2).await;
     let envelopes = two.outbox().await;
     let gap = two.b.apply(at(0), &[made_like(&envelopes[1], 1)], 3).await.unwrap_err();

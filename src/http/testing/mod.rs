@@ -204,7 +204,8 @@ impl Fixture {
             saga_lease: Duration::from_secs(10),
             saga_stuck: Duration::from_mins(5),
         };
-        let app = App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, None, settings);
+        let app =
+            App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, None, settings);
         let health = Arc::new(Switch(AtomicBool::new(true)));
         let context = Context::new(ContextParts {
             region: own,

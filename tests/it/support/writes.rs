@@ -53,7 +53,7 @@ pub(crate) fn placed(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
         "allow_split": true, "created_at_ms": time, "updated_at_ms": time,
     });
     let order = serde_json::from_value(order).unwrap();
-    next(region, None, time, &EventBody::Placed(Box::new(order)))
+    next(region, None, time, EventBody::Placed(Box::new(order)))
 }
 
 /// One more event of an order.
@@ -61,13 +61,13 @@ pub(crate) fn next(
     region: RegionId,
     before: Option<OrderRecord>,
     time: u64,
-    body: &EventBody,
+    body: EventBody,
 ) -> OrderWrite {
     let expected_version = before.as_ref().map_or(0, |record| record.version);
     let mut maker = EventMaker::new(region, Epoch::FIRST, before);
     maker.push(hlc(region, time), body).unwrap();
     let (record, events) = maker.finish();
-    OrderWrite { record, expected_version, events, intent: None }
+    OrderWrite { record: record.into(), expected_version, events, intent: None }
 }
 
 pub(crate) fn orders(writes: impl IntoIterator<Item = OrderWrite>) -> ChangeSet {
