@@ -20,8 +20,9 @@ use crate::runtime::{SystemClock, spawn_named};
 /// The pause before the first restart; a program that was killed is back at once, as far as a user
 /// can tell.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause: a program that can't start costs one attempt in five seconds.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The longest pause: a server that waits for its database to recover is back at most this much later,
+/// and a program that can't start at all costs one attempt in two seconds.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A program that ran this long was healthy; its next death starts over with the shortest pause.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end processes that were killed.
