@@ -76,9 +76,10 @@ CREATE TABLE idempotency (
 
 -- Orders of ours whose intent another region took as well, until one of the two has yielded.
 CREATE TABLE contested (
-    order_id        uuid PRIMARY KEY,
+    order_id        uuid NOT NULL,
     other_order_id  uuid NOT NULL,
-    settled         boolean NOT NULL DEFAULT false
+    settled         boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (order_id, other_order_id)
 );
 CREATE INDEX contested_open ON contested (order_id) WHERE NOT settled;
 

@@ -76,7 +76,7 @@ pub async fn settle_contested(
     for pair in reader.contested(CONTESTED_MAX).await? {
         match rule(&pair.own, &pair.other) {
             Ruling::NotYet => {}
-            Ruling::Settled => reader.settled(pair.own.order.id).await?,
+            Ruling::Settled => reader.settled(pair.own.order.id, pair.other.order.id).await?,
             Ruling::Yield => {
                 let (own, other) = (pair.own.order.id, pair.other.order.id);
                 tracing::info!(order = %own, %other, region = %region.id, "yields to the order of the same intent");

@@ -244,8 +244,8 @@ pub trait Reader: Send + Sync {
     async fn nodes(&self, after: Option<&NodeId>, limit: u32) -> Result<Vec<Node>, StoreError>;
     /// Intents that two regions took and that are not settled yet, at most `limit`.
     async fn contested(&self, limit: u32) -> Result<Vec<Contested>, StoreError>;
-    /// Nothing is left to decide about this contested order of ours.
-    async fn settled(&self, own: OrderId) -> Result<(), StoreError>;
+    /// Nothing is left to decide between this order of ours and that one.
+    async fn settled(&self, own: OrderId, other: OrderId) -> Result<(), StoreError>;
     /// The database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

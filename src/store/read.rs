@@ -85,7 +85,7 @@ JOIN orders own ON own.order_id = c.order_id
 JOIN orders other ON other.order_id = c.other_order_id
 WHERE NOT c.settled ORDER BY c.order_id LIMIT $1";
 
-const SETTLED: &str = "UPDATE contested SET settled = true WHERE order_id = $1";
+const SETTLED: &str = "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
 
 impl PgStore {
     async fn rows(
@@ -198,8 +198,8 @@ impl Reader for PgStore {
         rows.iter().map(contested).collect::<Result<_, _>>().map_err(store_error)
     }
 
-    async fn settled(&self, own: OrderId) -> Result<(), StoreError> {
-        self.rows(sqlx::query(SETTLED).bind(own.0)).await.map_err(store_error)?;
+    async fn settled(&self, own: OrderId, other: OrderId) -> Result<(), StoreError> {
+        self.rows(sqlx::query(SETTLED).bind(own.0).bind(other.0)).await.map_err(store_error)?;
         Ok(())
     }
 

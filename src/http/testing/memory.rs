@@ -208,7 +208,7 @@ impl Reader for Memory {
         Ok(Vec::new())
     }
 
-    async fn settled(&self, _: OrderId) -> Result<(), StoreError> {
+    async fn settled(&self, _: OrderId, _: OrderId) -> Result<(), StoreError> {
         Ok(())
     }
 
