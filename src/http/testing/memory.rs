@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_in_result, clippy::unnecessary_wraps, reason = "a fake that never fails")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
@@ -21,7 +21,7 @@ use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey};
 
 #[derive(Default)]
 pub(in crate::http) struct Tables {
-    pub(in crate::http) orders: BTreeMap<OrderId, OrderRecord>,
+    pub(in crate::http) orders: BTreeMap<OrderId, Arc<OrderRecord>>,
     events: BTreeMap<OrderId, Vec<Event>>,
     sagas: BTreeMap<SagaId, SagaRecord>,
     intents: BTreeMap<IntentKey, Vec<IntentRecord>>,
@@ -126,12 +126,12 @@ impl Store for Memory {
 
 #[async_trait]
 impl Reader for Memory {
-    async fn order(&self, id: OrderId) -> Result<Option<OrderRecord>, StoreError> {
+    async fn order(&self, id: OrderId) -> Result<Option<Arc<OrderRecord>>, StoreError> {
         self.read(|tables| tables.orders.get(&id).cloned())
     }
 
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError> {
-        let fits = |record: &&OrderRecord| {
+        let fits = |record: &&Arc<OrderRecord>| {
             let order = &record.order;
             let is =
                 |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|it| it == is);
@@ -142,7 +142,10 @@ impl Reader for Memory {
                 && filter.before.is_none_or(|before| order.id < before)
         };
         let limit = usize::try_from(filter.limit).unwrap();
-        self.read(|tables| tables.orders.values().rev().filter(fits).take(limit).cloned().collect())
+        self.read(|tables| {
+            let fitting = tables.orders.values().rev().filter(fits).take(limit);
+            fitting.map(|record| record.as_ref().clone()).collect()
+        })
     }
 
     async fn events(&self, id: OrderId) -> Result<Vec<Event>, StoreError> {
