@@ -1,19 +1,241 @@
-//! `entrepot region`.
+//! `entrepot regions` and `entrepot region`: what the regions see of each other, and the operator's
+//! levers, by the admin API.
+//!
+//! Each region is asked at its own server where the configuration names one: an operator wants to
+//! know what a region says that the load balancer has already given up.
 
 use std::process::ExitCode;
 
-/// The operator's levers on one region.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+use bytes::Bytes;
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-pub(super) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`entrepot region` is being built")
+use super::client::{ApiClient, Call};
+use super::output;
+use super::target::{Target, TargetArgs};
+use crate::types::RegionId;
+
+/// Ran, and found something wrong.
+const FOUND_SOMETHING: u8 = 2;
+
+/// Shows every region as every other sees it: state, epoch, replication lag, watermark.
+///
+/// Exit code 2 when a region can't be asked.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  entrepot regions --json | jq '.regions[].sees[] | {region, status, lag_ms}'"
+)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Every region as every other sees it.
+/// Takes a region out of traffic, or puts it back.
 #[derive(Debug, clap::Args)]
-pub(super) struct ListArgs {}
+#[command(
+    after_help = "Example:\n  entrepot region drain eu-west\n  entrepot region resume eu-west"
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    lever: Lever,
+}
 
-pub(super) async fn list(_args: ListArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`entrepot regions` is being built")
+#[derive(Debug, clap::Subcommand)]
+enum Lever {
+    /// New orders are refused, the load balancer turns away, open work finishes.
+    Drain(LeverArgs),
+    /// A drained region takes orders again.
+    Resume(LeverArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct LeverArgs {
+    /// Which region.
+    region: RegionId,
+    /// Says what would be done, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// One region and what it sees.
+#[derive(Debug, Serialize)]
+struct Viewpoint {
+    seen_from: RegionId,
+    /// Why it could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    sees: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Seen {
+    items: Vec<Value>,
+}
+
+pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::find(&args.target, "operator")?;
+    let views =
+        futures::future::join_all(target.regions.iter().map(|region| look(&target, *region)));
+    let views = views.await;
+    let all_answer = views.iter().all(|view| view.error.is_none());
+    if args.json {
+        output::line(&json!({ "regions": views }).to_string());
+    } else {
+        output::line(&table(&views));
+    }
+    Ok(if all_answer { ExitCode::SUCCESS } else { ExitCode::from(FOUND_SOMETHING) })
+}
+
+async fn look(target: &Target, region: RegionId) -> Viewpoint {
+    let seen = async {
+        server_of(target, region)?.get::<Seen>("/api/v1/admin/regions", target.admin(region)).await
+    };
+    let (sees, error) = match seen.await {
+        Ok(seen) => (seen.items, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    Viewpoint { seen_from: region, error, sees }
+}
+
+fn server_of(target: &Target, region: RegionId) -> anyhow::Result<ApiClient> {
+    match target.servers.get(&region) {
+        Some(url) => ApiClient::new(url),
+        None => Ok(target.client.clone()),
+    }
+}
+
+fn table(views: &[Viewpoint]) -> String {
+    let mut rows = vec![
+        ["SEEN FROM", "REGION", "STATUS", "EPOCH", "LAG", "LAG MS", "WATERMARK"].map(str::to_owned),
+    ];
+    for view in views {
+        if let Some(error) = &view.error {
+            let mut row: [String; 7] = Default::default();
+            row[0] = view.seen_from.to_string();
+            row[2] = format!("can't be asked: {error}");
+            rows.push(row);
+        }
+        for seen in &view.sees {
+            let text = |pointer: &str| match seen.pointer(pointer) {
+                None | Some(Value::Null) => "-".to_owned(),
+                Some(Value::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+            };
+            rows.push([
+                view.seen_from.to_string(),
+                text("/region"),
+                text("/status"),
+                text("/epoch"),
+                text("/lag_events"),
+                text("/lag_ms"),
+                text("/watermark/sequence"),
+            ]);
+        }
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    // A long error stands in the third column of its row, which has nothing behind it.
+    let widths: Vec<usize> = (0..7).map(|column| width(column).min(16)).collect();
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (name, args) = match args.lever {
+        Lever::Drain(args) => ("drain", args),
+        Lever::Resume(args) => ("resume", args),
+    };
+    let target = Target::find(&args.target, "operator")?;
+    let region = args.region;
+    if !target.regions.contains(&region) {
+        let known: Vec<_> = target.regions.iter().map(RegionId::as_str).collect();
+        anyhow::bail!("there is no region {region}; there are {}", known.join(", "));
+    }
+    if args.dry_run {
+        let view = look(&target, region).await;
+        anyhow::ensure!(view.error.is_none(), "{}", view.error.unwrap_or_default());
+        let status = view.sees.iter().find(|seen| seen["own"] == true);
+        let status = status.map_or(&Value::Null, |seen| &seen["status"]);
+        report(args.json, &json!({"region": region, "would": name, "status": status}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = format!("/api/v1/admin/regions/{region}/{name}");
+    let call = Call {
+        method: Method::POST,
+        path: &path,
+        token: target.admin(region),
+        idempotency_key: None,
+        body: Bytes::new(),
+    };
+    let answer: Value = server_of(&target, region)?.send(call).await?.expect(&path)?;
+    report(args.json, &json!({"region": region, "status": answer["status"]}));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(as_json: bool, result: &Value) {
+    if as_json {
+        output::line(&result.to_string());
+        return;
+    }
+    let text = |name: &str| result[name].as_str().unwrap_or("unknown");
+    let line = match result.get("would") {
+        Some(_) => format!("{} is {}; would {}", text("region"), text("status"), text("would")),
+        None => format!("{} is {}", text("region"), text("status")),
+    };
+    output::line(&line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_shows_each_viewpoint() {
+        let views = [
+            Viewpoint {
+                seen_from: "us-east".parse().unwrap(),
+                error: None,
+                sees: vec![
+                    json!({"region": "us-east", "status": "ready", "epoch": 1, "lag_events": 0, "lag_ms": 0, "watermark": null}),
+                    json!({"region": "eu-west", "status": "silent", "epoch": 2, "lag_events": 7, "lag_ms": 1200, "watermark": {"sequence": 41}}),
+                ],
+            },
+            Viewpoint {
+                seen_from: "eu-west".parse().unwrap(),
+                error: Some("no answer".to_owned()),
+                sees: Vec::new(),
+            },
+        ];
+        expect_test::expect![[r#"
+            SEEN FROM  REGION   STATUS            EPOCH  LAG  LAG MS  WATERMARK
+            us-east    us-east  ready             1      0    0       -
+            us-east    eu-west  silent            2      7    1200    41
+            eu-west             can't be asked: no answer"#]]
+        .assert_eq(&table(&views));
+    }
+
+    #[tokio::test]
+    async fn without_a_deployment_it_says_what_to_do() {
+        use clap::Parser as _;
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            args: Args,
+        }
+        let dir = "/nonexistent/entrepot";
+        let parsed = Only::parse_from(["region", "drain", "eu-west", "--data-dir", dir]);
+        let error = run(parsed.args).await.unwrap_err().to_string();
+        assert!(error.contains("entrepot up"), "{error}");
+    }
 }

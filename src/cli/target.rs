@@ -53,6 +53,9 @@ pub(super) struct Target {
     pub(super) countries: BTreeMap<String, RegionId>,
     /// Serves the other countries.
     pub(super) default_region: RegionId,
+    /// Each region's own server, past the load balancer; where the configuration names none (a
+    /// deployment elsewhere) the load balancer is all there is.
+    pub(super) servers: BTreeMap<RegionId, String>,
     admin_tokens: BTreeMap<RegionId, String>,
     service_tokens: BTreeMap<RegionId, String>,
 }
@@ -77,6 +80,13 @@ impl Target {
         let mut regions: Vec<RegionId> = config.regions.iter().map(|region| region.name).collect();
         regions.sort_unstable();
         let tokens = |role| tokens_of(args, role, subject, &regions);
+        let server = |region: &crate::config::Region| {
+            Some((region.name, region.server.as_ref()?.http_url.clone()))
+        };
+        let servers = match args.target {
+            Some(_) => BTreeMap::new(),
+            None => config.regions.iter().filter_map(server).collect(),
+        };
         let (admin_tokens, service_tokens) = (tokens(Role::Admin)?, tokens(Role::Service)?);
         Ok(Self {
             client: ApiClient::new(&address)?,
@@ -84,6 +94,7 @@ impl Target {
             regions,
             countries: config.countries,
             default_region: config.default_region,
+            servers,
             admin_tokens,
             service_tokens,
         })
@@ -139,6 +150,7 @@ impl Target {
             countries: BTreeMap::new(),
             default_region: regions[0],
             regions,
+            servers: BTreeMap::new(),
             admin_tokens: tokens.clone(),
             service_tokens: tokens,
         }
