@@ -40,8 +40,13 @@ apt_install() {
         as_root apt-get update -qq || say "apt-get update failed; going on with the lists that are there"
         apt_lists_are_fresh=yes
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null \
-        || die "apt-get could not install $*; its messages are above"
+    local log
+    log=$(mktemp)
+    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1; then
+        cat "$log" >&2
+        die "apt-get could not install $*; its messages are above"
+    fi
+    rm -f "$log"
 }
 
 postgres_bin() {

@@ -85,7 +85,7 @@ pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
         anyhow::anyhow!("{}: no [load_balancer] with `listen`", config.file.display())
     })?;
     let mut text = String::from(
-        "# Written by `entrepot up`.\n\
+        "# Made from the regions' configuration (src/boot/local/haproxy.rs).\n\
          global\n    maxconn 4096\n    log stdout format raw daemon notice\n\n\
          defaults\n    mode http\n    log global\n",
     );
@@ -139,9 +139,17 @@ fn backend(text: &mut String, config: &Config, region: RegionId) -> std::fmt::Re
             continue;
         };
         let backup = if name == region { "" } else { " backup" };
-        writeln!(text, "    server {name} {}{backup}", server.http_listen)?;
+        let address = address(&server.http_url);
+        writeln!(text, "    server {name} {address}{backup}")?;
     }
     Ok(())
+}
+
+/// Host and port of a URL that was checked when it was read.
+fn address(url: &str) -> String {
+    let uri: hyper::Uri = url.parse().unwrap_or_default();
+    let port = uri.port_u16().unwrap_or(80);
+    format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
 /// A region, then the others by measured latency; without measurements in the order of the file.
@@ -226,7 +234,7 @@ round_trip_us = 20
     #[expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
     fn the_configuration_names_every_region_and_the_way_round_a_failure() {
         expect![[r#"
-            # Written by `entrepot up`.
+            # Made from the regions' configuration (src/boot/local/haproxy.rs).
             global
                 maxconn 4096
                 log stdout format raw daemon notice
@@ -281,6 +289,19 @@ round_trip_us = 20
                 server a 127.0.0.1:9100 backup
                 server b 127.0.0.1:9101 backup
         "#]].assert_eq(&render(&config()).unwrap());
+    }
+
+    /// Both are configured with what is in the repository, so the two must agree. After a change of
+    /// this module, write what the failure shows into the file.
+    #[test]
+    fn the_file_for_containers_is_made_from_their_configuration() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path = root.join("region-config/compose.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("/etc/entrepot/jwks.json", "compose.toml");
+        let config = Config::parse(&text, &path).unwrap_or_else(|error| panic!("{error}"));
+        expect_test::expect_file![root.join("docker/haproxy.cfg")]
+            .assert_eq(&render(&config).unwrap());
     }
 
     #[test]

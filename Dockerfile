@@ -1,0 +1,15 @@
+# The one binary. Build with `docker build -t entrepot .`; docker-compose.regions.yml does.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --bin entrepot
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 entrepot \
+    && install -d -o entrepot /var/lib/entrepot
+COPY --from=build /src/target/release/entrepot /usr/local/bin/entrepot
+USER entrepot
+ENTRYPOINT ["entrepot"]
