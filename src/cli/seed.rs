@@ -45,7 +45,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let clock = SystemClock::new();
     let target = Target::find(&args.target, "seed")?;
-    let stocking = stocking(&args, &target)?;
+    let stocking = stocking(goods(&args)?, &target, "seed")?;
     let progress = progress_bar(stocking.requests(), "seeding");
     let loaded = load::load(&target, &stocking, &progress).await?;
     progress.finish_and_clear();
@@ -57,6 +57,21 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("Seeded {} in {seconds:.1} s.", target.address);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One product, so that a fresh deployment can take an order. Not one of the made-up catalogue, whose
+/// stock is what `seed` was told.
+pub(super) async fn sample(data_dir: PathBuf) -> anyhow::Result<()> {
+    let target = Target::find(&TargetArgs::local(data_dir), "sample")?;
+    let body = serde_json::json!({
+        "sku": SAMPLE_SKU, "name": "Mug", "category": "kitchen", "weight_grams": 350,
+        "prices": [{"amount": 1200, "currency": "EUR"}, {"amount": 1300, "currency": "USD"},
+                   {"amount": 1000, "currency": "GBP"}, {"amount": 110_000, "currency": "INR"}],
+    });
+    let product = ProductSpec { sku: SAMPLE_SKU.to_owned(), body };
+    let stocking = stocking(vec![(product, SAMPLE_UNITS)], &target, "sample")?;
+    load::load(&target, &stocking, &ProgressBar::hidden()).await?;
+    Ok(())
 }
 
 /// What happened, in one line a kind.
@@ -80,8 +95,12 @@ pub(super) fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
     progress
 }
 
-fn stocking(args: &Args, target: &Target) -> anyhow::Result<Stocking> {
-    let mut goods: Vec<(ProductSpec, u64)> = match &args.file {
+/// See [`sample`]; the README orders it.
+const SAMPLE_SKU: &str = "SAMPLE-MUG";
+const SAMPLE_UNITS: u64 = 1_200;
+
+fn goods(args: &Args) -> anyhow::Result<Vec<(ProductSpec, u64)>> {
+    Ok(match &args.file {
         Some(path) => file::read(path)?
             .into_iter()
             .map(|row| (row.product, row.stock.unwrap_or(args.stock)))
@@ -90,7 +109,14 @@ fn stocking(args: &Args, target: &Target) -> anyhow::Result<Stocking> {
             .into_iter()
             .map(|product| (product, args.stock))
             .collect(),
-    };
+    })
+}
+
+fn stocking(
+    goods: Vec<(ProductSpec, u64)>,
+    target: &Target,
+    source: &str,
+) -> anyhow::Result<Stocking> {
     let nodes: Vec<_> = target
         .regions
         .iter()
@@ -109,8 +135,8 @@ fn stocking(args: &Args, target: &Target) -> anyhow::Result<Stocking> {
             }
         }
     }
-    let products = goods.drain(..).map(|(product, _)| product).collect();
-    Ok(Stocking { source: "seed".to_owned(), nodes, products, receipts })
+    let products = goods.into_iter().map(|(product, _)| product).collect();
+    Ok(Stocking { source: source.to_owned(), nodes, products, receipts })
 }
 
 /// A warehouse holds three times what a store does.

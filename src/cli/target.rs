@@ -40,6 +40,13 @@ pub(super) struct TargetArgs {
     config: Option<PathBuf>,
 }
 
+impl TargetArgs {
+    /// A local deployment.
+    pub(super) fn local(data_dir: PathBuf) -> Self {
+        Self { data_dir, target: None, token: None, config: None }
+    }
+}
+
 /// A deployment, ready to be called.
 #[derive(Debug)]
 pub(super) struct Target {

@@ -50,6 +50,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         data_dir: args.data_dir,
         base_port: args.base_port,
         wan: args.latency_profile == LatencyProfile::Wan,
+        first_start: |data_dir| Box::pin(super::seed::sample(data_dir)),
     };
     if args.detach {
         local::detach(&options, output::line).await?;

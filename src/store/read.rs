@@ -85,7 +85,8 @@ JOIN orders own ON own.order_id = c.order_id
 JOIN orders other ON other.order_id = c.other_order_id
 WHERE NOT c.settled ORDER BY c.order_id LIMIT $1";
 
-const SETTLED: &str = "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
+const SETTLED: &str =
+    "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
 
 impl PgStore {
     async fn rows(

@@ -49,6 +49,11 @@ impl Layout {
         self.data_dir.join("children.json")
     }
 
+    /// There once the first start has done what is done once.
+    pub(crate) fn welcome_file(&self) -> PathBuf {
+        self.data_dir.join("welcomed")
+    }
+
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.data_dir.join("control.sock")
     }

@@ -30,6 +30,8 @@ mod supervise;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
+
 pub(crate) use control::{Action, Component, LinkChange, Request};
 pub(crate) use run::{detach, down, report, request, run};
 
@@ -42,7 +44,12 @@ pub(crate) struct Options {
     pub(crate) base_port: u16,
     /// Links have the measured latencies of the configuration.
     pub(crate) wan: bool,
+    /// Done once everything runs for the first time on this data directory.
+    pub(crate) first_start: FirstStart,
 }
+
+/// Gets the data directory.
+pub(crate) type FirstStart = fn(PathBuf) -> BoxFuture<'static, anyhow::Result<()>>;
 
 impl Options {
     /// The command line that means the same.

@@ -15,8 +15,8 @@ use super::deployment::Deployment;
 use super::layout::Layout;
 use super::lock::Lock;
 use super::programs::in_path;
-use super::status::Report;
-use super::{Options, start};
+use super::status::{Phase, Report};
+use super::{FirstStart, Options, start};
 
 /// Between two looks at a deployment that starts or stops in the background.
 const WATCH_POLL: Duration = Duration::from_millis(50);
@@ -46,6 +46,8 @@ pub(crate) async fn run(options: &Options, show: fn(&str)) -> anyhow::Result<()>
     tokio::pin!(answers);
     let life = async {
         deployment.start_all().await?;
+        welcome(&deployment.layout, options.first_start, show).await;
+        deployment.set_phase(Phase::Started);
         show(&format!("\n{}", deployment.report().await?.table()));
         show("Ctrl-C stops everything.");
         std::future::pending::<anyhow::Result<()>>().await
@@ -72,6 +74,21 @@ pub(crate) async fn run(options: &Options, show: fn(&str)) -> anyhow::Result<()>
     }
     drop(lock);
     ended
+}
+
+/// Once for a data directory. Without it everything works all the same, so a failure only shows.
+async fn welcome(layout: &Layout, first_start: FirstStart, show: fn(&str)) {
+    let done = layout.welcome_file();
+    if done.exists() {
+        return;
+    }
+    let welcomed = first_start(layout.data_dir().to_owned()).await;
+    match welcomed.and_then(|()| Ok(std::fs::write(&done, "")?)) {
+        Ok(()) => show("sample    one product, with stock in every region"),
+        Err(error) => {
+            show(&format!("sample    not there ({error:#}); `entrepot seed` makes a catalogue"))
+        }
+    }
 }
 
 async fn answer(

@@ -18,7 +18,6 @@ use super::nats::Nats;
 use super::postgres::{Postgres, RolePasswords};
 use super::process::{Registry, Spec};
 use super::programs::Programs;
-use super::status::Phase;
 use super::{Options, effective, probe, secrets};
 use crate::config::Config;
 use crate::http::auth::issuer;
@@ -166,9 +165,7 @@ impl Deployment {
         futures::try_join!(futures::future::try_join_all(stores), links, simulator)?;
         let servers = names.iter().enumerate().map(|(index, name)| self.start_server(index, *name));
         futures::future::try_join_all(servers).await?;
-        self.start_load_balancer().await?;
-        self.set_phase(Phase::Started);
-        Ok(())
+        self.start_load_balancer().await
     }
 
     async fn start_stores(&self, index: usize, name: RegionId) -> anyhow::Result<()> {
