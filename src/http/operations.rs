@@ -42,6 +42,8 @@ async fn readyz(State(context): State<Context>) -> impl IntoResponse {
     (status = 200, description = "Every metric", body = String, content_type = "text/plain"),
 ))]
 async fn metrics_text(State(context): State<Context>) -> impl IntoResponse {
+    let regions = context.app.regions();
+    context.metrics.peers(regions.iter().filter_map(|region| region.view.as_ref()));
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], context.metrics.text())
 }
 

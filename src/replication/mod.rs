@@ -32,5 +32,5 @@ pub use inbound::{
     BATCH_BYTES_MAX, BATCH_ENVELOPES_MAX, Inbound, InboundCounts, PATIENCE_MS, PENDING_BYTES_MAX,
     PENDING_ENVELOPES_MAX, Receipt,
 };
-pub use peers::{LinkState, PeerView, Peers};
+pub use peers::{LinkState, PeerView, Peers, ReplicatorState};
 pub use pull::{PULL_ANSWER_BYTES_MAX, PULL_ENVELOPES_MAX, PullAnswer, PullError, PullRequest};

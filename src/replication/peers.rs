@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::envelope::Position;
 use super::heartbeat::{Head, Hearing, Heartbeat, Watermark};
+use super::inbound::InboundCounts;
 use crate::types::{Epoch, HlcTimestamp, RegionId};
 
 /// How many heads of a peer are remembered while they wait to be applied. At four heartbeats a
@@ -32,6 +33,17 @@ pub enum LinkState {
     OneWay,
     /// Was heard, but not lately.
     Silent,
+}
+
+/// How the replicator of one peer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicatorState {
+    /// Envelopes that wait.
+    pub waiting: usize,
+    /// The next envelope can't be applied by this program.
+    pub stands_still: bool,
+    /// What went by.
+    pub counts: InboundCounts,
 }
 
 /// One peer, as seen from here.
@@ -59,8 +71,12 @@ pub struct PeerView {
     pub fresh_as_of: Option<HlcTimestamp>,
     /// What it has applied of this region's.
     pub its_watermark: Option<Position>,
+    /// How many of this region's envelopes it has not applied, as far as it told.
+    pub behind_us_events: u64,
     /// What it has applied of every region it told of.
     pub its_watermarks: BTreeMap<RegionId, Position>,
+    /// How applying its envelopes goes.
+    pub replicator: ReplicatorState,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +87,7 @@ struct Peer {
     heads: VecDeque<(Head, u64)>,
     applied: Option<Watermark>,
     fresh_as_of: Option<HlcTimestamp>,
+    replicator: ReplicatorState,
 }
 
 /// The table of all peers of one region.
@@ -114,6 +131,13 @@ impl Peers {
         if let Some(peer) = self.table.get_mut(&origin) {
             peer.applied = Some(watermark);
             peer.refresh();
+        }
+    }
+
+    /// How the replicator of a peer is doing.
+    pub fn replicator(&mut self, origin: RegionId, state: ReplicatorState) {
+        if let Some(peer) = self.table.get_mut(&origin) {
+            peer.replicator = state;
         }
     }
 
@@ -210,6 +234,11 @@ impl Peers {
             lag_ms: behind_ms.max(silent_ms),
             fresh_as_of: peer.fresh_as_of,
             its_watermark: peer.holds_of(self.own),
+            behind_us_events: self.own_head.map_or(0, |head| {
+                let holds = peer.holds_of(self.own).unwrap_or(Position::START);
+                events_between(holds, head.position)
+            }),
+            replicator: peer.replicator,
             its_watermarks: last.map(|(beat, _)| beat.watermarks.clone()).unwrap_or_default(),
         })
     }

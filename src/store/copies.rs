@@ -235,12 +235,16 @@ async fn contest(
 #[derive(Debug, Default)]
 pub(super) struct RecentIntents {
     all_were_seen: bool,
+    all_not_before_ms: u64,
     copied: VecDeque<(u64, Vec<IntentKey>)>,
 }
 
 /// How long a commit that was under way when an intent was copied may stay invisible: every
 /// statement and every idle transaction is ended by the server after 10 s.
 const VISIBLE_AFTER_MS: u64 = 15_000;
+
+/// Between two looks at everything, when one failed: it reads the whole table.
+const ALL_AGAIN_MS: u64 = 600_000;
 
 impl RecentIntents {
     pub(super) fn copied(&mut self, intents: Vec<IntentKey>, now_ms: u64) {
@@ -251,7 +255,8 @@ impl RecentIntents {
 
     /// What is to be looked at now.
     pub(super) fn due(&mut self, now_ms: u64) -> Look {
-        if !self.all_were_seen {
+        if !self.all_were_seen && now_ms >= self.all_not_before_ms {
+            self.all_not_before_ms = now_ms.saturating_add(ALL_AGAIN_MS);
             return Look::All;
         }
         let mut due = Vec::new();

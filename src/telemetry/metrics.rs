@@ -13,6 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::peers::PeerMetrics;
+use crate::replication::PeerView;
+
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -69,6 +72,7 @@ pub struct Metrics {
     /// Requests refused as ambiguous.
     pub http_ambiguous_requests: Counter,
     orders_placed: Family<OutcomeLabels, Counter>,
+    peers: PeerMetrics,
 }
 
 impl Metrics {
@@ -104,6 +108,8 @@ impl Metrics {
             "Orders by how placing them ended",
             orders_placed.clone(),
         );
+        let peers = PeerMetrics::default();
+        peers.register(&mut registry);
         Self {
             registry,
             http_requests,
@@ -112,6 +118,7 @@ impl Metrics {
             http_connections_refused,
             http_ambiguous_requests,
             orders_placed,
+            peers,
         }
     }
 
@@ -125,6 +132,11 @@ impl Metrics {
     /// Counts one order.
     pub fn order_placed(&self, outcome: &'static str) {
         self.orders_placed.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Takes over how the peers are seen now.
+    pub fn peers<'a>(&self, peers: impl IntoIterator<Item = &'a PeerView>) {
+        peers.into_iter().for_each(|peer| self.peers.set(peer));
     }
 
     /// Everything, as Prometheus reads it.

@@ -5,6 +5,7 @@
 //! trace id.
 
 pub mod metrics;
+mod peers;
 
 use tracing_subscriber::EnvFilter;
 
