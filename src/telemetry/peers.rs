@@ -12,7 +12,7 @@ use crate::replication::{LinkState, PeerView};
 
 /// The labels of everything about one peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PeerLabels {
+pub(super) struct PeerLabels {
     /// Its name.
     pub peer: String,
 }
