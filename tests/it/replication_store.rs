@@ -222,13 +222,13 @@ async fn a_group_too_large_for_one_envelope_becomes_several() {
     let a = region("a");
     let text = "x".repeat(300 * 1024);
     let mut changes = ChangeSet::default();
-    for number in 0..40 {
+    for number in 0..20 {
         let sku = format!("sku-{number}");
         changes.products.extend(writes::described(a, &sku, 1, &text).products);
     }
     let committed = two.a.commit(&changes, writes::stamp(a, 1)).await.unwrap();
     let last = committed.sequence.unwrap();
-    assert!(last > 1, "12 MiB in {last} envelopes");
+    assert!(last > 1, "6 MiB in {last} envelopes");
     let mut after = at(0);
     while after.sequence < last {
         let batch = two.a.outbox(after.next(), PULL_ENVELOPES_MAX).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_group_too_large_for_one_envelope_becomes_several() {
         two.b.apply(after, &batch, 1).await.unwrap();
         after = batch.last().unwrap().position();
     }
-    assert_eq!(count(&mut two.b_database.connection().await, "products").await, 40);
+    assert_eq!(count(&mut two.b_database.connection().await, "products").await, 20);
 }
 
 #[tokio::test]
@@ -288,12 +288,12 @@ async fn an_intent_that_two_regions_took_is_found_also_when_both_took_it_at_once
 #[tokio::test]
 async fn a_dropped_apply_leaves_all_or_nothing_at_every_moment() {
     let two = Two::start().await;
-    let envelopes = two.written(60).await;
+    let envelopes = two.written(30).await;
     let mut after = 0_usize;
     let mut cut_short = 0;
     let mut wait_us = 0;
     while after < envelopes.len() {
-        let batch = &envelopes[after..(after + 2).min(60)];
+        let batch = &envelopes[after..(after + 2).min(30)];
         let from = at(after.try_into().unwrap());
         let apply = two.b.apply(from, batch, 1);
         match tokio::time::timeout(Duration::from_micros(wait_us), apply).await {
@@ -323,5 +323,5 @@ async fn a_dropped_apply_leaves_all_or_nothing_at_every_moment() {
         assert_eq!((seq, seq), (inbox, products));
     }
     assert!(cut_short > 5, "only {cut_short} attempts were cut short");
-    assert_eq!(two.watermark().await, Some(at(60)));
+    assert_eq!(two.watermark().await, Some(at(30)));
 }

@@ -20,9 +20,8 @@ use sqlx::{Connection, PgConnection};
 use super::process::{self, Server};
 use super::{eventually, free_port, programs};
 
-/// How long a store of a test waits for the database: long for a busy machine, short for a test that
-/// freezes it.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a store of a test waits for the database: machines that run tests are busy.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The database the others are copied from.
 const TEMPLATE: &str = "entrepot_template";
@@ -79,8 +78,13 @@ impl Database {
 
     /// A store of this database.
     pub(crate) fn store(&self, region: &str) -> PgStore {
+        self.store_that_waits(region, DEADLINE)
+    }
+
+    /// One with another patience.
+    pub(crate) fn store_that_waits(&self, region: &str, deadline: Duration) -> PgStore {
         let region = region.parse().unwrap();
-        PgStore::connect(region, &self.address(), 8, DEADLINE).unwrap()
+        PgStore::connect(region, &self.address(), 8, deadline).unwrap()
     }
 
     /// Freezes the whole cluster, as a machine that swaps or a disk that hangs does.
