@@ -248,6 +248,7 @@ fn context(
         health: Arc::new(RegionHealth { app: Arc::clone(&parts.app) }),
         app: Arc::clone(&parts.app),
         rights: Some(Arc::clone(&parts.rights)),
+        outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect()),
         webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),
         order_wait: orders.order_wait,

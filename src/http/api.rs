@@ -145,6 +145,11 @@ mod tests {
                 assert!(operation["responses"]["401"].is_object());
             }
         }
+        let text = document.to_string();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(document["components"]["schemas"][name].is_object(), "{name} is nowhere");
+        }
         let codes = document["info"]["x-error-codes"].as_array().unwrap();
         assert_eq!(codes.len(), super::super::problem::Code::ALL.len());
     }

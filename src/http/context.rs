@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use axum::body::Bytes;
 use axum::extract::FromRef;
 use axum::http::HeaderValue;
+use axum::response::Response;
 use serde::Serialize;
 
-use crate::ports::{Clock, Ids};
+use crate::ports::{Clock, Ids, ReplicationStore};
+use crate::replication::LinkState;
 use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
@@ -19,8 +21,9 @@ use crate::app::rights::Rights;
 use crate::gateways::webhook;
 
 use super::auth::Verifier;
-use super::forward::Forwarder;
+use super::forward::{ANSWER_TIMEOUT, DOUBTFUL_TIMEOUT, Forwarder, Origin};
 use super::json::BodyLimits;
+use super::problem::Problem;
 use super::rate_limit::RateLimiter;
 
 /// One thing the region needs to do its work.
@@ -68,6 +71,8 @@ pub struct ContextParts {
     pub app: Arc<App>,
     /// Moves rights to other regions; `None` where there are none.
     pub rights: Option<Arc<Rights>>,
+    /// Knows where this region's outbox ends; `None` where there are no other regions.
+    pub outbox: Option<Arc<dyn ReplicationStore>>,
     /// Asks the other regions.
     pub forwarder: Forwarder,
     /// By payment gateway: the secret that signs its webhooks.
@@ -95,6 +100,26 @@ impl Context {
     pub fn new(parts: ContextParts) -> Self {
         let region_header = HeaderValue::from_str(parts.region.as_str()).expect("a-z, 0-9 and -");
         Self(Arc::new(Inner { parts, region_header, openapi: std::sync::OnceLock::new() }))
+    }
+
+    /// Has another region answer a request. One that was not heard lately gets little time.
+    pub(super) async fn ask(
+        &self,
+        region: RegionId,
+        origin: &Origin,
+        body: Bytes,
+        wait: Duration,
+    ) -> Result<Response, Problem> {
+        let now_ms = self.clock.monotonic_ms();
+        let link = {
+            let peers = self.app.peers.lock().expect("nothing panics while it holds the lock");
+            peers.link(region, now_ms)
+        };
+        let patience = match link {
+            LinkState::Up | LinkState::NeverHeard => ANSWER_TIMEOUT + wait,
+            LinkState::Silent | LinkState::OneWay => DOUBTFUL_TIMEOUT,
+        };
+        self.forwarder.ask(region, origin, body, patience).await
     }
 
     pub(super) fn inner(&self) -> &Inner {

@@ -30,7 +30,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// For an answer, beyond what the peer was asked to wait itself. Below the 3 s in which a load
 /// balancer gives a region up.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(2_500);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// For an answer of a peer that was not heard lately, or doesn't hear us: two of the slowest round
+/// trips. The heartbeats may be wrong, so it is tried; a client shouldn't wait long for what fails.
+pub(super) const DOUBTFUL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// When a client may try again: by then the link is healed, or the peer is taken over.
 const RETRY_AFTER_S: u32 = 2;
@@ -79,13 +83,13 @@ impl Forwarder {
         Self { own, peers, client }
     }
 
-    /// Asks a peer and passes its answer on. `wait` is how long it was asked to wait itself.
+    /// Asks a peer and passes its answer on.
     pub(super) async fn ask(
         &self,
         to: RegionId,
         origin: &Origin,
         body: Bytes,
-        wait: Duration,
+        patience: Duration,
     ) -> Result<Response<Body>, Problem> {
         if let Some(by) = origin.headers.get(X_ENTREPOT_FORWARDED) {
             tracing::warn!(trace_id = %origin.trace, ?by, %to, "a forwarded request would be forwarded again");
@@ -102,7 +106,7 @@ impl Forwarder {
             let bytes = body.map_err(|error| error.to_string())?.to_bytes();
             Ok::<_, String>(Response::from_parts(passed_back(parts), Body::from(bytes)))
         };
-        match tokio::time::timeout(ANSWER_TIMEOUT + wait, answer).await {
+        match tokio::time::timeout(patience, answer).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::debug!(trace_id = %origin.trace, %to, %error, "a peer did not answer");

@@ -12,7 +12,6 @@ use crate::domain::order::{
 };
 use crate::types::{Currency, RegionId};
 
-use super::super::page::Page;
 use super::{MoneyOut, rfc3339};
 
 /// An order.
@@ -159,9 +158,6 @@ struct CancellationOut<'a> {
     /// For people.
     detail: &'a str,
 }
-
-/// A page of orders, newest first.
-pub(in crate::http) type OrderPage<'a> = Page<OrderOut<'a>>;
 
 impl<'a> OrderOut<'a> {
     /// Of an order that is at home here.
@@ -314,9 +310,6 @@ impl<'a> EventOut<'a> {
         }
     }
 }
-
-/// The audit trail of an order, oldest first.
-pub(in crate::http) type EventPage<'a> = Page<EventOut<'a>>;
 
 #[cfg(test)]
 mod tests {

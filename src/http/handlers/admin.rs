@@ -63,7 +63,7 @@ async fn set_draining(
         return Err(Problem::not_found("region"));
     }
     if region != context.region {
-        return context.forwarder.ask(region, origin, Bytes::new(), Duration::ZERO).await;
+        return context.ask(region, origin, Bytes::new(), Duration::ZERO).await;
     }
     app.region.set_draining(draining);
     tracing::warn!(region = %region, draining, "an operator changed whether this region takes orders");
@@ -93,6 +93,7 @@ pub(in crate::http) enum SagaState {
 pub(in crate::http) struct SagaQuery {
     /// `running`, `stuck`, `compensating` or `failed`; `stuck` if absent.
     #[serde(default)]
+    #[param(inline)]
     status: Option<SagaState>,
     /// 1 to 200; 50 if absent.
     #[serde(default)]

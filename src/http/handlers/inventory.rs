@@ -141,7 +141,7 @@ async fn carry_out(
             return Err(Problem::invalid("delta", "is more than the books can hold"));
         }
         AdjustOutcome::OtherRegion(owner) => {
-            context.forwarder.ask(owner, origin, raw, context.app.settings.grant_wait).await?
+            context.ask(owner, origin, raw, context.app.settings.grant_wait).await?
         }
         AdjustOutcome::Promised { wanted, removable } => {
             let detail = format!(

@@ -14,7 +14,7 @@ use crate::types::{OrderId, RegionId};
 
 use super::super::auth::{Caller, Role};
 use super::super::context::Context;
-use super::super::dto::order::{EventOut, EventPage, OrderOut, OrderPage};
+use super::super::dto::order::{EventOut, OrderOut};
 use super::super::dto::parse_rfc3339;
 use super::super::dto::saga::SagaOut;
 use super::super::forward::Origin;
@@ -56,6 +56,7 @@ pub(in crate::http) enum Consistency {
 pub(in crate::http) struct ReadQuery {
     /// `strong`: the home region's own state, also where this region has only a copy.
     #[serde(default)]
+    #[param(inline)]
     consistency: Option<Consistency>,
 }
 
@@ -108,7 +109,7 @@ pub(in crate::http) async fn get_order(
 /// Orders, newest first.
 #[utoipa::path(
     get, path = "/api/v1/orders", tag = "orders", params(ListQuery),
-    responses((status = 200, description = "A page", body = OrderPage<'_>)),
+    responses((status = 200, description = "A page", body = Page<OrderOut<'_>>)),
 )]
 pub(in crate::http) async fn list_orders(
     State(context): State<Context>,
@@ -118,12 +119,12 @@ pub(in crate::http) async fn list_orders(
     let limit = page::limit(query.limit)?;
     let filter = filter(&caller, &query, limit)?;
     let Some(filter) = filter else {
-        return Ok(json(&OrderPage::whole(Vec::new())));
+        return Ok(json(&Page::<OrderOut<'_>>::whole(Vec::new())));
     };
     let records = context.app.reader.orders(&filter).await?;
     let page = Page::cut(records, limit, |record| record.order.id);
     let items = page.items.iter().map(|record| out(&context, record)).collect();
-    Ok(json(&OrderPage { items, next_cursor: page.next_cursor }))
+    Ok(json(&Page { items, next_cursor: page.next_cursor }))
 }
 
 /// `None` when the caller may see none of what is asked for.
@@ -170,7 +171,7 @@ fn filter(caller: &Caller, query: &ListQuery, limit: u32) -> Result<Option<Order
 /// The audit trail of an order: every event, oldest first, chained by hash.
 #[utoipa::path(
     get, path = "/api/v1/orders/{id}/events", tag = "orders", params(("id" = uuid::Uuid, Path), ReadQuery),
-    responses((status = 200, description = "Every event", body = EventPage<'_>), (status = 404, description = "`not_found`")),
+    responses((status = 200, description = "Every event", body = Page<EventOut<'_>>), (status = 404, description = "`not_found`")),
 )]
 pub(in crate::http) async fn order_events(
     State(context): State<Context>,
@@ -184,7 +185,7 @@ pub(in crate::http) async fn order_events(
         Found::Here(record) => record,
     };
     let events = context.app.reader.events(id).await?;
-    let mut response = json(&EventPage::whole(events.iter().map(EventOut::of).collect()));
+    let mut response = json(&Page::whole(events.iter().map(EventOut::of).collect()));
     name_home(&mut response, &record);
     Ok(response)
 }
@@ -239,8 +240,7 @@ async fn find(
         Some(_) => Err(absent()),
         None if own => Err(absent()),
         None => {
-            let asked =
-                context.forwarder.ask(home, origin, Bytes::new(), std::time::Duration::ZERO);
+            let asked = context.ask(home, origin, Bytes::new(), std::time::Duration::ZERO);
             asked.await.map(Found::Elsewhere)
         }
     }

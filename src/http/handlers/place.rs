@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::{App, Placement};
+use crate::app::Placement;
 use crate::domain::idempotency::StockRefusal;
 use crate::domain::order::place::{ORDER_TOTAL_MINOR_MAX, PlaceRejection};
 use crate::domain::order::{OrderRecord, OrderStatus};
@@ -81,8 +81,7 @@ pub(in crate::http) async fn place_order(
     let placement = placing.await.map_err(lost_task)?.map_err(Problem::from);
     let response = match placement {
         Ok(Placement::Elsewhere { home, copy }) => {
-            let asked = context.forwarder.ask(home, &origin, raw, wait).await;
-            return match (asked, copy) {
+            return match (context.ask(home, &origin, raw, wait).await, copy) {
                 (Ok(response), _) => Ok(response),
                 (Err(_), Some(copy)) => Ok(settled(&copy, true)),
                 (Err(problem), None) => Err(problem),
@@ -92,11 +91,10 @@ pub(in crate::http) async fn place_order(
         Err(problem) => problem.into_response(),
     };
     context.metrics.order_placed(outcome(&response));
-    let spent = Duration::from_millis(context.clock.monotonic_ms() - began_ms);
     if value.durability() == Durability::Remote && response.status() == StatusCode::CREATED {
-        let patience = wait.saturating_sub(spent);
-        let held = tokio::time::timeout(patience, held_elsewhere(&context.app)).await;
-        if held.is_err() {
+        let spent = Duration::from_millis(context.clock.monotonic_ms() - began_ms);
+        let held = held_elsewhere(&context);
+        if !matches!(tokio::time::timeout(wait.saturating_sub(spent), held).await, Ok(true)) {
             let mut response = response;
             *response.status_mut() = StatusCode::ACCEPTED;
             return Ok(response);
@@ -105,19 +103,18 @@ pub(in crate::http) async fn place_order(
     Ok(response)
 }
 
-/// Waits until a peer holds everything this region has written up to now.
-async fn held_elsewhere(app: &App) {
-    let now = app.region.tick();
+/// Waits until a peer holds everything that was in this region's outbox when it was called: the
+/// order is in it, because it is durable. `false` when there is no telling.
+async fn held_elsewhere(context: &Context) -> bool {
+    let Some(outbox) = &context.outbox else { return false };
+    let Ok(end) = outbox.head().await else { return false };
     loop {
         let held = {
-            let peers = app.peers.lock().expect("nothing panics while it holds the lock");
-            peers
-                .last_own_head()
-                .filter(|head| head.hlc >= now)
-                .is_some_and(|head| peers.held_elsewhere(head.position))
+            let peers = context.app.peers.lock().expect("nothing panics while it holds the lock");
+            peers.held_elsewhere(end.position)
         };
         if held {
-            return;
+            return true;
         }
         tokio::time::sleep(REMOTE_LOOK).await;
     }

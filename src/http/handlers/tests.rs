@@ -279,6 +279,16 @@ async fn what_takes_longer_is_accepted_and_a_signed_webhook_ends_it() {
 }
 
 #[tokio::test]
+async fn what_no_other_region_holds_yet_is_only_accepted() {
+    let shop = shop(10).await;
+    let mut body = order_body("A-1", 1, "tok_ok");
+    body["durability"] = json!("remote");
+    let answer = shop.place("k1", &body).await;
+    assert_eq!(answer.status(), 202, "there is nobody else");
+    assert_eq!(json_of(answer).await["status"], "confirmed");
+}
+
+#[tokio::test]
 async fn promised_stock_stays() {
     let shop = shop(5).await;
     shop.place("k1", &order_body("A-1", 3, "tok_ok")).await;

@@ -71,7 +71,7 @@ pub(in crate::http) async fn payment_webhook(
         return Ok(unknown());
     };
     if home != context.region {
-        return context.forwarder.ask(home, &origin, raw, Duration::ZERO).await;
+        return context.ask(home, &origin, raw, Duration::ZERO).await;
     }
     match context.app.reader.order(order).await? {
         None => Ok(unknown()),

@@ -216,6 +216,7 @@ impl Fixture {
             metrics: Arc::new(Metrics::new(own.as_str())),
             app: Arc::new(app),
             rights: None,
+            outbox: None,
             forwarder: Forwarder::new(own, choices.peers),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
             order_wait: Duration::from_secs(10),
