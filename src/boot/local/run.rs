@@ -86,7 +86,7 @@ async fn welcome(layout: &Layout, first_start: FirstStart, show: fn(&str)) {
     match welcomed.and_then(|()| Ok(std::fs::write(&done, "")?)) {
         Ok(()) => show("sample    one product, with stock in every region"),
         Err(error) => {
-            show(&format!("sample    not there ({error:#}); `entrepot seed` makes a catalogue"))
+            show(&format!("sample    not there ({error:#}); `entrepot seed` makes a catalogue"));
         }
     }
 }
