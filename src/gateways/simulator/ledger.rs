@@ -92,7 +92,7 @@ impl Ledger {
         Ok((Self { shared, writer: Some(writer), path: path.into() }, cut))
     }
 
-    /// Looks at the books. What is seen may be told only after the ticket of [`Ledger::ticket`].
+    /// Looks at the books. What is seen may be told only after its ticket was waited for.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Books) -> T) -> T {
         look(&self.shared.lock().books)
     }
