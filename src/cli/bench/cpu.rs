@@ -10,6 +10,15 @@ use std::path::{Component, Path};
 /// A clock tick of `/proc`: the kernel shows a hundredth of a second on every Linux platform.
 const TICK_US: u64 = 10_000;
 
+/// The executable of regions, simulator, supervisor and this generator.
+const OURS: &str = "entrepot";
+
+/// Programs of others that a deployment runs.
+const OTHERS_OF_A_DEPLOYMENT: [&str; 3] = ["postgres", "nats-server", "haproxy"];
+
+/// What the machine does besides; a measurement is good when this is little.
+const EVERYTHING_ELSE: &str = "everything else";
+
 /// CPU time of every process so far.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
@@ -23,7 +32,7 @@ struct Process {
     us: u64,
 }
 
-/// CPU microseconds by kind of process, largest users first to be seen in a sorted print.
+/// CPU microseconds by kind of process.
 pub(super) type Usage = BTreeMap<String, u64>;
 
 impl Snapshot {
@@ -49,17 +58,17 @@ impl Snapshot {
     }
 
     /// `serve us-east`, `postgres us-east`, `nats-server us-east`: the region is read from the command
-    /// line, of the parent for PostgreSQL's backends.
+    /// line, of the parent for PostgreSQL's backends. What is no part of a deployment is one label.
     fn label(&self, pid: u32, process: &Process) -> String {
         let mut arguments = arguments(pid);
         let parent = self.processes.get(&process.parent);
         if parent.is_some_and(|parent| parent.name == process.name && process.name == "postgres") {
             arguments = self::arguments(process.parent);
         }
-        let name = if process.name == "entrepot" {
-            arguments.get(1).map_or(&*process.name, String::as_str)
-        } else {
-            &*process.name
+        let name = match process.name.as_str() {
+            OURS => arguments.get(1).map_or(OURS, String::as_str),
+            name if OTHERS_OF_A_DEPLOYMENT.contains(&name) => name,
+            _ => return EVERYTHING_ELSE.to_owned(),
         };
         match region(&arguments) {
             Some(region) => format!("{name} {region}"),
