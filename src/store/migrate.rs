@@ -11,6 +11,7 @@ use crate::config::DatabaseAddress;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("../../migrations/0001_core.sql")),
     (2, "evidence", include_str!("../../migrations/0002_evidence.sql")),
+    (3, "rights bucket", include_str!("../../migrations/0003_rights_bucket.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -17,8 +17,11 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// One look whether the server greets.
 const GREET_LIMIT: Duration = Duration::from_secs(1);
 /// The Go runtime collects garbage before its heap grows beyond this. The server's working set here
-/// is some 20 MB; without a limit it doubles between collections under load.
-const MEMORY_LIMIT: &str = "48MiB";
+/// is some 20 MB, more with envelopes under way; a limit close to it makes the collector run all the
+/// time: with 48 MiB a region's server spent 110 µs an order, with this 25.
+const MEMORY_LIMIT: &str = "128MiB";
+/// How much the heap may grow between collections, in percent of what is in use.
+const HEAP_GROWTH: &str = "200";
 
 /// One region's server.
 #[derive(Debug, Clone)]
@@ -80,7 +83,10 @@ lame_duck_duration: "30s"
             name: self.name.clone(),
             program: self.program.clone(),
             arguments: vec!["-c".into(), self.folder.join("nats.conf").into_os_string()],
-            environment: vec![("GOMEMLIMIT", MEMORY_LIMIT.to_owned()), ("GOGC", "50".to_owned())],
+            environment: vec![
+                ("GOMEMLIMIT", MEMORY_LIMIT.to_owned()),
+                ("GOGC", HEAP_GROWTH.to_owned()),
+            ],
             run_as: None,
             directory: self.folder.clone(),
             log: self.log.clone(),

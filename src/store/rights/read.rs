@@ -33,9 +33,8 @@ pub(super) const PAGE: &str = select_rights!(
 
 /// The bucket of a key as [`crate::escrow::bucket_of`] computes it; a test holds them together.
 pub(super) const OF_BUCKET: &str = select_rights!(
-    "WHERE r.owner = $1 AND r.version > 0
-AND get_byte(sha256(convert_to(r.sku, 'UTF8') || '\\x00'::bytea || convert_to(r.node, 'UTF8')), 0) % $2 = $3
-AND (r.sku, r.node) > ($4, $5) ORDER BY r.sku, r.node LIMIT $6"
+    "WHERE r.owner = $1 AND rights_bucket(r.sku, r.node) = $2 AND r.version > 0
+AND (r.sku, r.node) > ($3, $4) ORDER BY r.sku, r.node LIMIT $5"
 );
 
 impl PgRights {
@@ -102,7 +101,6 @@ impl PgRights {
         let mut lease = self.store.lease().await?;
         let query = sqlx::query(OF_BUCKET)
             .bind(owner.as_str())
-            .bind(i32::from(crate::escrow::BUCKETS))
             .bind(i32::from(bucket))
             .bind(after.map_or("", |key| key.sku.as_str()))
             .bind(after.map_or("", |key| key.node.as_str()))
