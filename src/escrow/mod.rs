@@ -29,6 +29,8 @@ mod digest;
 mod grant;
 mod ledger;
 mod message;
+#[cfg(test)]
+mod race;
 mod rate;
 mod rebalance;
 mod row;
