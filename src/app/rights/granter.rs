@@ -31,10 +31,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(15);
 /// millisecond or two, and share one request instead of two in a row. Little beside any round trip.
 const GATHER: Duration = Duration::from_millis(4);
 
-/// How many times the need is asked for, if the giver has that much to spare: an order that had to
-/// ask is seldom the last one, and the next ones find stock. What moves stays in proportion to what is
-/// sold.
-const WANT_FACTOR: u64 = 8;
+/// Units asked for beyond the need, if the giver has them to spare: an order that had to ask is seldom
+/// the last one, and the next few find stock. No more, since the others may sell the SKU as well.
+const WANT_EXTRA: u64 = 8;
 
 /// Asks peers for rights.
 pub struct Granter {
@@ -176,7 +175,7 @@ impl Shared {
         let short = waiters.iter().map(short).fold(0, u64::saturating_add);
         let need = if held < wanted { wanted - held } else { short.max(1) };
         let expected = rights.board.expected(sku);
-        let want = need.saturating_mul(WANT_FACTOR).max(need.saturating_add(expected));
+        let want = need.saturating_add(expected.max(WANT_EXTRA));
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
         let reachable = rights.reachability.reachable();
         let mut asking = Asking::new(rights.own, rights.epoch, ledgers, need, want, reachable);

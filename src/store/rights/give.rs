@@ -49,6 +49,7 @@ impl PgRights {
         let mut lease = self.store.lease().await?;
         let given = within(self.store.deadline, async {
             execute(&mut lease, "BEGIN").await?;
+            self.make_own(&mut lease, &without_own(&known, &told, self.own())).await?;
             let given = self.give_in(&mut lease, asker, request, &told, demand).await?;
             execute(&mut lease, "COMMIT").await?;
             Ok(given)
@@ -67,8 +68,6 @@ impl PgRights {
         demand: GiverDemand,
     ) -> Result<Given, sqlx::Error> {
         let sku = &request.sku;
-        let keys: BTreeSet<&StockKey> = told.iter().map(|row| &row.key).collect();
-        self.make_own(connection, &keys).await?;
         sqlx::query(LOCK_OWN_OF_SKU)
             .bind(self.own().as_str())
             .bind(sku.as_str())
@@ -80,7 +79,9 @@ impl PgRights {
         let learned = merge(&mut ledgers, told);
         let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
         upsert_copies(connection, self.own(), &changed).await?;
-        raise_active(connection, self.own(), &ledgers).await?;
+        if !learned.credited.is_empty() {
+            raise_active(connection, self.own(), &ledgers).await?;
+        }
         // Heard before: the same answer, so that the asker's books name what it got.
         let before = find_grants(connection, request.request, ledgers.keys()).await?;
         if !before.is_empty() {
@@ -240,6 +241,17 @@ fn derived(request: TransferId, node: &NodeId) -> TransferId {
     let hash = Sha256::new_with_prefix(request.0.as_bytes()).chain_update(node.as_str()).finalize();
     let bytes = hash[..16].try_into().expect("a hash has 32 bytes");
     TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// The keys of rows in which this region has no row of its own yet.
+fn without_own<'a>(
+    known: &[StoredRow],
+    told: &'a [KeyedRow],
+    own: RegionId,
+) -> BTreeSet<&'a StockKey> {
+    let has_own =
+        |key: &StockKey| known.iter().any(|row| row.keyed.owner == own && row.keyed.key == *key);
+    told.iter().map(|row| &row.key).filter(|key| !has_own(key)).collect()
 }
 
 fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {

@@ -69,6 +69,11 @@ impl PgRights {
         if keys.is_empty() {
             return Ok(MergeReport::default());
         }
+        if !credits.is_empty() {
+            // An answer to a request: a few rows of one SKU, and some of them are for us for sure.
+            let rows: Vec<&KeyedRow> = rows.iter().collect();
+            return self.merge_credit(&rows, credits).await;
+        }
         let known = self.read_keys(keys.iter().copied()).await?;
         let report = merge(&mut self.ledgers_of(&known, keys), rows);
         let (for_us, for_others): (Vec<&KeyedRow>, Vec<&KeyedRow>) =
@@ -79,10 +84,10 @@ impl PgRights {
             within(self.store.deadline, upsert).await?;
             lease.keep();
         }
-        if for_us.is_empty() && credits.is_empty() {
+        if for_us.is_empty() {
             return Ok(report);
         }
-        let credited = self.merge_credit(&for_us, credits).await?;
+        let credited = self.merge_credit(&for_us, &[]).await?;
         Ok(MergeReport { credited: credited.credited, ..report })
     }
 
@@ -97,12 +102,11 @@ impl PgRights {
         let report = within(self.store.deadline, async {
             execute(&mut lease, "BEGIN").await?;
             let keys: BTreeSet<&StockKey> = rows.iter().map(|row| &row.key).collect();
-            let mut report = MergeReport::default();
-            if !keys.is_empty() {
-                let mut ledgers = self.lock(&mut lease, &keys).await?;
-                report = merge(&mut ledgers, &rows);
-                upsert_copies(&mut lease, self.own(), &report.changed.iter().collect::<Vec<_>>())
-                    .await?;
+            let mut ledgers = self.lock(&mut lease, &keys).await?;
+            let report = merge(&mut ledgers, &rows);
+            let changed: Vec<&KeyedRow> = report.changed.iter().collect();
+            upsert_copies(&mut lease, self.own(), &changed).await?;
+            if !report.credited.is_empty() {
                 raise_active(&mut lease, self.own(), &ledgers).await?;
             }
             let movements: Vec<Movement<'_>> = credits
@@ -152,6 +156,9 @@ impl PgRights {
         connection: &mut PgConnection,
         keys: &BTreeSet<&StockKey>,
     ) -> Result<(), sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         sqlx::query(FIRST_OWN)
             .bind(self.own().as_str())
             .bind(self.epoch_column())
