@@ -62,19 +62,22 @@ pub(super) struct Driver<'a> {
     pub(super) pace: Pace,
 }
 
+/// Calls that were repeated, by the code of the answer that made it necessary.
+pub(super) type Retries = BTreeMap<String, u64>;
+
 /// What came of the orders.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     /// Orders.
     pub(super) confirmed: u64,
-    /// Of these: answered as before, by an earlier replay or another try.
+    /// Of these: the first answer was an earlier replay's.
     pub(super) confirmed_before: u64,
     /// Orders by the server's code, or by what kept us from an answer.
     pub(super) refused: BTreeMap<String, u64>,
     /// The first few refusals, as sentences.
     pub(super) examples: Vec<String>,
-    /// Calls that were repeated.
-    pub(super) retries: u64,
+    /// Calls that were repeated, by the answer that made it necessary.
+    pub(super) retries: Retries,
     /// The server's totals of the confirmed orders.
     pub(super) revenue_minor: i64,
     /// The file's totals of the same orders.
@@ -140,7 +143,7 @@ pub(super) async fn drive(driver: &Driver<'_>, history: &History, plan: &Plan) -
 struct Placed<'a> {
     order: &'a PlannedOrder,
     outcome: Outcome,
-    retries: u64,
+    retries: Retries,
     ms: u64,
 }
 
@@ -152,7 +155,7 @@ async fn place_invoice<'a>(
     let mut placed = Vec::with_capacity(job.orders.len());
     for order in &job.orders {
         let started_ms = driver.clock.monotonic_ms();
-        let mut retries = 0;
+        let mut retries = Retries::new();
         let outcome = place(driver, history, job, order, &mut retries).await;
         let ms = driver.clock.monotonic_ms() - started_ms;
         placed.push(Placed { order, outcome, retries, ms });
@@ -165,7 +168,7 @@ async fn place(
     history: &History,
     job: &Job,
     order: &PlannedOrder,
-    retries: &mut u64,
+    retries: &mut Retries,
 ) -> Outcome {
     let token = driver.tokens[job.region];
     let key = format!("replay-{}-{}", &history.fingerprint[..16], order.reference);
@@ -185,7 +188,8 @@ async fn place(
         let problem = answer.problem();
         return Outcome::Refused { detail: problem.to_string(), code: problem.code };
     }
-    let before = answer.replayed || answer.status == 200;
+    // After a repeated call the first answer may be our own lost one.
+    let before = answer.replayed && retries.is_empty();
     match answer.json::<OrderAnswer>() {
         Ok(first) => terminal(driver, token, first, before, retries).await,
         Err(error) => refused("unreadable_answer", error.to_string()),
@@ -193,20 +197,26 @@ async fn place(
 }
 
 /// Sends a call until it has an answer that stands.
-async fn send(driver: &Driver<'_>, call: Call<'_>, retries: &mut u64) -> Result<Answer, Outcome> {
+async fn send(
+    driver: &Driver<'_>,
+    call: Call<'_>,
+    retries: &mut Retries,
+) -> Result<Answer, Outcome> {
     let mut pause = PAUSE_MIN;
     let mut attempt = 1;
     loop {
-        let (wait, last) = match driver.client.send(call.clone()).await {
+        let (why, wait, last) = match driver.client.send(call.clone()).await {
             Ok(answer) if !may_be_repeated(&answer) => return Ok(answer),
-            Ok(answer) => (answer.retry_after.unwrap_or(pause), Ok(answer)),
-            Err(error) => (pause, Err(refused("no_answer", error.to_string()))),
+            Ok(answer) => (answer.problem().code, answer.retry_after.unwrap_or(pause), Ok(answer)),
+            Err(error) => {
+                ("no_answer".to_owned(), pause, Err(refused("no_answer", error.to_string())))
+            }
         };
         if attempt == ATTEMPTS_MAX {
             return last;
         }
         attempt += 1;
-        *retries += 1;
+        *retries.entry(why).or_default() += 1;
         tokio::time::sleep(wait).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -227,7 +237,7 @@ async fn terminal(
     token: &str,
     mut order: OrderAnswer,
     before: bool,
-    retries: &mut u64,
+    retries: &mut Retries,
 ) -> Outcome {
     let deadline_ms =
         driver.clock.monotonic_ms() + u64::try_from(TERMINAL_WITHIN.as_millis()).unwrap_or(0);
@@ -304,7 +314,9 @@ fn body_of(history: &History, invoice: &Invoice, order: &PlannedOrder) -> Bytes 
 impl Results {
     fn add(&mut self, placed: Placed<'_>) {
         let order = placed.order;
-        self.retries += placed.retries;
+        for (why, count) in placed.retries {
+            *self.retries.entry(why).or_default() += count;
+        }
         match placed.outcome {
             Outcome::Confirmed { total_minor, before } => {
                 self.confirmed += 1;

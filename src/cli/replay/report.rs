@@ -46,8 +46,8 @@ pub(super) struct Summary {
     cancelled_lines: CancelledLines,
     /// What the file adds up to, and where each part went.
     amounts_minor: Amounts,
-    /// Calls that were repeated.
-    retries: u64,
+    /// Calls that were repeated, by the answer that made it necessary.
+    retries: BTreeMap<String, u64>,
     orders_per_second: u64,
 }
 
@@ -121,7 +121,7 @@ pub(super) fn summary(
                 .map(|(why, tally)| (why.code(), minor(tally.minor)))
                 .collect(),
         },
-        retries: results.retries,
+        retries: results.retries.clone(),
         orders_per_second: results.confirmed * 1_000 / elapsed_ms.max(1),
     }
 }
@@ -202,8 +202,13 @@ impl std::fmt::Display for Summary {
         )?;
         write!(
             f,
-            "Time       {:.1} s, {} orders/s; p50 {} ms, p99 {} ms; {} calls repeated",
-            self.seconds, self.orders_per_second, self.p50_ms, self.p99_ms, self.retries
+            "Time       {:.1} s, {} orders/s; p50 {} ms, p99 {} ms; {} calls repeated{}",
+            self.seconds,
+            self.orders_per_second,
+            self.p50_ms,
+            self.p99_ms,
+            self.retries.values().sum::<u64>(),
+            listed(&self.retries)
         )
     }
 }

@@ -23,9 +23,9 @@ use crate::cli::client::{Answer, Call};
 use crate::cli::target::Target;
 use crate::types::RegionId;
 
-/// Requests on their way at once. Enough to fill the groups in which a region commits; more would
-/// only wait in its queue.
-const IN_FLIGHT: usize = 32;
+/// Requests on their way at once: thirty for each of three regions, enough to fill the groups in which
+/// they commit. More would only wait in their queues.
+const IN_FLIGHT: usize = 96;
 
 /// Tries of one request. With the pauses they outlast a fail-over of the load balancer.
 const ATTEMPTS_MAX: u32 = 6;
