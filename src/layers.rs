@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replication", &["types", "escrow", "domain"]),
     ("ports", &["types", "escrow", "domain", "saga", "replication"]),
     ("runtime", &["types", "ports"]),
-    ("telemetry", &["types"]),
+    ("telemetry", &["types", "replication"]),
     ("config", &["types", "runtime"]),
     ("app", &["types", "escrow", "domain", "saga", "replication", "ports", "runtime", "telemetry"]),
     (
@@ -66,6 +66,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Single paths beyond the table: user and path. Signatures of webhooks are pure functions that a
+/// provider's adapter signs with and the public door checks with.
+const EXCEPTIONS: &[(&str, &str)] = &[("http", "crate::gateways::webhook")];
+
 /// May use everything that stands in the table.
 const UNBOUND: &[&str] = &["boot", "cli"];
 
@@ -113,7 +117,11 @@ fn every_module_uses_only_what_its_layer_may() {
         }
         for (line, number) in fs::read_to_string(&file).unwrap().lines().zip(1..) {
             for used in named(line) {
+                let excepted = EXCEPTIONS.iter().any(|(user, path)| {
+                    *user == module && path.split("::").nth(1) == Some(used) && line.contains(path)
+                });
                 let legal = used == module
+                    || excepted
                     || match allowed {
                         Some(allowed) => allowed.contains(&used),
                         None => !used.is_empty() && !(TOP.contains(&used) && module == "boot"),
