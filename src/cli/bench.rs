@@ -52,7 +52,7 @@ struct PlaceArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Connections, each with one order on its way; shared among the regions.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]
     clients: u64,
     /// Orders a second to send, over all clients; as fast as they are answered if left out.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
