@@ -1,6 +1,6 @@
 //! Stock on the shelf: adjustments that can't take away what is promised, and the view of a SKU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -209,16 +209,18 @@ pub fn inventory_view(own: RegionId, epoch: Epoch, rows: Vec<KnownRow>) -> Inven
     for (node, rows) in by_node {
         let active = rows.get(&own).map_or(0, |row| row.active);
         let cells: BTreeMap<_, _> = rows.into_iter().map(|(owner, row)| (owner, row.row)).collect();
-        let owners: Vec<RegionId> = cells.keys().copied().collect();
+        // Who was granted units and has done nothing with them yet has no row of its own to show.
+        let granted = cells.values().flat_map(|row| row.granted.keys());
+        let owners: BTreeSet<RegionId> = cells.keys().chain(granted).copied().collect();
         let received: u64 = cells.values().map(|row| row.received).sum();
         let withdrawn: u64 = cells.values().map(|row| row.withdrawn).sum();
         let reserved: u64 = cells.values().map(|row| row.spent - row.released).sum();
         let ledger = Ledger::from_rows(own, epoch, cells, active);
         for owner in owners {
-            let row = ledger.rows().get(&owner).expect("just given");
+            let row = ledger.rows().get(&owner);
             let region = view.regions.entry(owner).or_default();
             region.rights += ledger.inflow(owner).saturating_sub(ledger.outflow(owner));
-            region.spent += row.spent - row.released;
+            region.spent += row.map_or(0, |row| row.spent - row.released);
             region.ceiling += ledger.inflow(owner);
         }
         view.available_here += active.saturating_sub(ledger.outflow(own));

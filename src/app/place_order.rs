@@ -9,7 +9,7 @@ use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
 use crate::domain::order::{EventBody, OrderRecord};
 use crate::ports::{Needs, RightsSource};
-use crate::saga::{SagaRecord, SagaState, Step};
+use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
 use crate::types::{OrderId, SagaId, Sku, StockKey};
 
 use super::{Command, Region, Workspace, WriteError, Writer};
@@ -106,13 +106,23 @@ impl PlaceOrder {
 
     fn known_intent(&self, workspace: &Workspace<'_>) -> Option<PlaceOutcome> {
         let records = workspace.view.intents.get(&self.request.intent)?;
-        let own = records.iter().find(|record| record.region == workspace.region.id);
-        let record = own.or_else(|| records.first())?;
+        // An order that yielded to another region's speaks no more for the intent of both.
+        let stands = |record: &&IntentRecord| {
+            let order = record.order_id.and_then(|id| workspace.view.orders.get(&id));
+            let cancelled = order.and_then(|order| order.order.cancellation.as_ref());
+            cancelled.is_none_or(|why| why.code != CompensationReason::Duplicate.code())
+        };
+        let is_own = |record: &&IntentRecord| record.region == workspace.region.id;
+        let own = records.iter().filter(stands).find(is_own);
+        let record = own
+            .or_else(|| records.iter().find(stands))
+            .or_else(|| records.iter().find(is_own))
+            .or_else(|| records.first())?;
         if record.body_hash != self.body_hash {
             return Some(PlaceOutcome::KeyReused);
         }
         let order = record.order_id.and_then(|id| workspace.view.orders.get(&id)).cloned();
-        if own.is_none() {
+        if !is_own(&record) {
             return Some(PlaceOutcome::Elsewhere(record.clone(), order));
         }
         match (&record.answer, order) {

@@ -12,6 +12,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("../../migrations/0001_core.sql")),
     (2, "evidence", include_str!("../../migrations/0002_evidence.sql")),
     (3, "rights bucket", include_str!("../../migrations/0003_rights_bucket.sql")),
+    (4, "rights of grantees", include_str!("../../migrations/0004_rights_of_grantees.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

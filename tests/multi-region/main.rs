@@ -1,10 +1,23 @@
 //! Whole deployments as a user starts them: three regions as real processes, killed, frozen, cut off.
 //!
-//! Each test has a deployment of its own ([`support::Deployment`]), so they run one after the other.
+//! Tests of the deployment itself have one of their own each ([`support::Deployment`]); tests of what
+//! the regions do together share one ([`world`]). One test runs at a time.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
+mod bad_input;
+mod broker;
+mod contention;
+mod cut;
+mod frozen;
+mod kill;
+mod placement;
+mod readme;
 mod refusals;
+mod retry;
+mod saga;
 mod supervision;
 mod support;
 mod traffic;
+mod world;

@@ -72,7 +72,8 @@ fn a_link_is_cut_in_one_direction_or_both_and_healed() {
         let faults = deployment.status()["link_faults"].as_array().unwrap().len();
         assert_eq!(faults, if arguments.contains(&"--one-way") { 1 } else { 2 });
         deployment.entrepot_ok(&["chaos", "link", "us-east", "eu-west", "--heal"]);
-        assert!(passes(there) && passes(back), "healed after {arguments:?}");
+        // Not in the first half second on a machine that has other work.
+        deployment.eventually("the link is healed", |_| passes(there) && passes(back));
         assert_eq!(deployment.status()["link_faults"], json!([]));
     }
     let nowhere = deployment.entrepot(&["chaos", "link", "us-east", "mars", "--cut"]);

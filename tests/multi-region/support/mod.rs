@@ -2,6 +2,7 @@
 
 pub(crate) mod http;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use entrepot::ports::Clock;
 use entrepot::runtime::SystemClock;
+use nix::unistd::Uid;
 use serde_json::Value;
 
 pub(crate) use http::Answer;
@@ -33,11 +35,14 @@ pub(crate) struct Deployment {
     pub(crate) folder: PathBuf,
     pub(crate) base_port: u16,
     pub(crate) clock: SystemClock,
+    /// Held as long as the test runs.
+    turn: Option<File>,
 }
 
 impl Deployment {
     /// Brings up the three regions of `region-config/local.toml`.
     pub(crate) fn start() -> Self {
+        let turn = take_turn();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("entrepot test {} {count}", std::process::id()));
@@ -45,10 +50,12 @@ impl Deployment {
             (u16::try_from(std::process::id() % 50).expect("below 50") + count) % DEPLOYMENTS_MAX;
         for attempt in 0..DEPLOYMENTS_MAX {
             let base_port = PORT_FIRST + (start + attempt) % DEPLOYMENTS_MAX * PORTS;
-            let deployment = Self { folder: folder.clone(), base_port, clock: SystemClock::new() };
+            let clock = SystemClock::new();
+            let mut deployment = Self { folder: folder.clone(), base_port, clock, turn: None };
             let up = deployment.up();
             let said = String::from_utf8_lossy(&up.stderr).into_owned();
             if up.status.success() {
+                deployment.turn = Some(turn);
                 return deployment;
             }
             assert!(said.contains("--base-port"), "{said}");
@@ -137,6 +144,15 @@ impl Drop for Deployment {
         assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
         std::fs::remove_dir_all(&self.folder).expect("nothing uses it any more");
     }
+}
+
+/// One deployment under test at a time is as much as two cores carry: waits until no other test has
+/// its turn. Under nextest tests are processes, so the lock is on a file.
+pub(crate) fn take_turn() -> File {
+    let name = format!("entrepot-regions-{}.turn", Uid::effective());
+    let turn = File::create(std::env::temp_dir().join(name)).expect("a file to lock");
+    turn.lock().expect("a lock");
+    turn
 }
 
 /// Runs a command on a data directory, from a directory that has no configuration.
