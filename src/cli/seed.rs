@@ -122,9 +122,9 @@ fn stocking(
         .iter()
         .flat_map(|&region| [places::warehouse("wh-", region), places::store("st-", region)])
         .collect();
-    let weights: Vec<u64> = nodes.iter().map(|node| weight(&node.id)).collect();
     let mut receipts = Vec::new();
-    for (product, stock) in &goods {
+    for (index, (product, stock)) in goods.iter().enumerate() {
+        let weights: Vec<u64> = nodes.iter().map(|node| weight(&node.id, index)).collect();
         let total = i64::try_from(*stock)?;
         let shares = crate::types::split_by_largest_remainder(total, &weights);
         for (node, share) in nodes.iter().zip(shares) {
@@ -139,7 +139,10 @@ fn stocking(
     Ok(Stocking { source: source.to_owned(), nodes, products, receipts })
 }
 
-/// A warehouse holds three times what a store does.
-fn weight(node: &str) -> u64 {
-    if node.starts_with("wh-") { 3 } else { 1 }
+/// A store carries one product of so many; a warehouse carries all.
+const STORE_RANGE: usize = 4;
+
+/// A warehouse holds three times what a store does, of what the store carries.
+fn weight(node: &str, product: usize) -> u64 {
+    if node.starts_with("wh-") { 3 } else { u64::from(product.is_multiple_of(STORE_RANGE)) }
 }
