@@ -9,18 +9,43 @@ use crate::world::{Answer, REGIONS, World, card, cart_of};
 async fn a_broker_that_forgets_everything_is_made_up_for() {
     let world = World::enter().await;
     let sku = world.goods("broker", [100, 100, 100]).await;
+    // What eu-west writes now its broker acknowledges, and nobody has fetched it yet.
+    world.links(Some("eu-west"), "--cut");
     let mut confirmed = place(&world, &sku, 30).await;
     world.chaos("kill eu-west --component nats");
-    // Without its broker a region still sells, and nobody can hear it.
+    // Without its broker a region still sells.
     confirmed += place(&world, &sku, 30).await;
     world.wipe_broker("eu-west");
     world.chaos("start eu-west --component nats");
+    world.links(Some("eu-west"), "--heal");
     confirmed += place(&world, &sku, 30).await;
     assert_eq!(confirmed, 90);
     world.audit().await;
     for region in REGIONS {
         assert_eq!(world.inventory(region, &sku).await["reserved"], 90, "{region}");
     }
+}
+
+/// Its last messages, as after a power loss: what follows would close the gap in silence, if regions
+/// counted what a broker counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_forgets_what_it_acknowledged_last_is_made_up_for() {
+    let world = World::enter().await;
+    let sku = world.goods("tail", [100, 100, 100]).await;
+    let mut confirmed = place(&world, &sku, 30).await;
+    world.audit().await;
+    world.chaos("kill eu-west --component nats");
+    world.save_broker("eu-west");
+    world.chaos("start eu-west --component nats");
+    world.links(Some("eu-west"), "--cut");
+    confirmed += place(&world, &sku, 30).await;
+    world.chaos("kill eu-west --component nats");
+    world.restore_broker("eu-west");
+    world.chaos("start eu-west --component nats");
+    world.links(Some("eu-west"), "--heal");
+    confirmed += place(&world, &sku, 30).await;
+    assert_eq!(confirmed, 90);
+    world.audit().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,10 +177,28 @@ impl World {
         self.data_dir.join("crash-point")
     }
 
-    /// What JetStream of a region keeps. Its NATS server must be down.
+    /// JetStream of a region has lost everything. Its NATS server must be down, here and below.
     pub(crate) fn wipe_broker(&self, region: &str) {
-        let store = self.data_dir.join("regions").join(region).join("nats/jetstream");
-        std::fs::remove_dir_all(store).expect("JetStream's files");
+        std::fs::remove_dir_all(self.jetstream(region)).expect("JetStream's files");
+    }
+
+    /// Keeps a copy of what JetStream of a region has.
+    pub(crate) fn save_broker(&self, region: &str) {
+        copy(&self.jetstream(region), &self.saved_jetstream(region));
+    }
+
+    /// JetStream of a region has what it had when it was saved, and has lost the rest.
+    pub(crate) fn restore_broker(&self, region: &str) {
+        self.wipe_broker(region);
+        copy(&self.saved_jetstream(region), &self.jetstream(region));
+    }
+
+    fn jetstream(&self, region: &str) -> PathBuf {
+        self.data_dir.join("regions").join(region).join("nats/jetstream")
+    }
+
+    fn saved_jetstream(&self, region: &str) -> PathBuf {
+        self.data_dir.join(format!("{region}.jetstream"))
     }
 
     /// A token of the local issuer.
@@ -310,6 +328,11 @@ fn stop(data_dir: &Path) {
         println!("entrepot down: {}", String::from_utf8_lossy(&down.stderr));
     }
     drop(std::fs::remove_dir_all(data_dir));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+    assert!(copied.success(), "{} can't be copied", from.display());
 }
 
 /// What the programs said last, for whoever has to find out why a test failed.
