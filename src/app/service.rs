@@ -180,7 +180,12 @@ impl App {
                 let finished = self.completions.wait_for(order.order.id);
                 let order = self.reread(order).await;
                 let known = order.order.id;
-                let placement = self.settle(order, finished, wait, true).await;
+                // Our own commit, whose outcome was not known: its saga was not started yet.
+                let ours = known == order_id;
+                if ours && let Err(error) = self.sagas.nudge(Arc::clone(&order)).await {
+                    tracing::warn!(order = %known, %error, "its saga waits for the recovery");
+                }
+                let placement = self.settle(order, finished, wait, !ours).await;
                 self.completions.give_up(known);
                 placement
             }
