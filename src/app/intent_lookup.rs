@@ -71,7 +71,7 @@ impl IntentLookup {
                 Ok(Knowledge::InFlight) => known = Knowledge::InFlight,
                 Ok(Knowledge::Unknown) => {}
                 Err(why) => {
-                    tracing::debug!(%peer, why, "a peer could not be asked about an intent")
+                    tracing::debug!(%peer, why, "a peer could not be asked about an intent");
                 }
             }
         }

@@ -55,6 +55,7 @@ impl Region {
     }
 
     /// Takes a peer's stamp into account.
+    #[expect(clippy::unwrap_in_result, reason = "nothing panics while it holds the lock")]
     pub fn observe(&self, seen: HlcTimestamp) -> Result<(), ClockDrift> {
         self.hlc.lock().expect("no panic while held").observe(seen, self.clock.wall_ms())
     }

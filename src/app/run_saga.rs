@@ -83,7 +83,7 @@ impl SagaRunner {
             match self.reader.order(saga.order_id).await? {
                 Some(order) => self.start(saga, order),
                 None => {
-                    tracing::error!(saga = %saga.id, "a saga without an order: see the runbook `reconcile`")
+                    tracing::error!(saga = %saga.id, "a saga without an order");
                 }
             }
         }
@@ -217,9 +217,8 @@ impl SagaRunner {
                 Finding::Unknown(why)
             }
             Err(error) => match self.gateway.look_up(&payment.provider_key).await {
-                Ok(Authorization::Unknown) => Finding::Unknown(error.to_string()),
+                Ok(Authorization::Unknown) | Err(_) => Finding::Unknown(error.to_string()),
                 Ok(known) => finding(known),
-                Err(_) => Finding::Unknown(error.to_string()),
             },
         }
     }

@@ -107,6 +107,7 @@ pub struct RegionStatus {
 
 impl App {
     /// Puts the use cases together.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a region, each of its own type")]
     pub fn new(
         region: Arc<Region>,
         reader: Arc<dyn Reader>,
@@ -226,16 +227,14 @@ impl App {
         if order.order.status() != OrderStatus::Pending && replayed {
             return Placement::Settled { order, replayed };
         }
-        match tokio::time::timeout(wait, finished).await {
-            Ok(Ok(order)) => Placement::Settled { order, replayed },
-            Ok(Err(_)) | Err(_) => {
-                let order = self.reread(order).await;
-                if order.order.status() == OrderStatus::Pending {
-                    Placement::Running { order, replayed }
-                } else {
-                    Placement::Settled { order, replayed }
-                }
-            }
+        if let Ok(Ok(order)) = tokio::time::timeout(wait, finished).await {
+            return Placement::Settled { order, replayed };
+        }
+        let order = self.reread(order).await;
+        if order.order.status() == OrderStatus::Pending {
+            Placement::Running { order, replayed }
+        } else {
+            Placement::Settled { order, replayed }
         }
     }
 

@@ -55,6 +55,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the writer tasks.
+    #[expect(clippy::needless_pass_by_value, reason = "the writer owns what it writes with")]
     pub fn start(
         tasks: &TaskSet,
         region: Arc<Region>,
@@ -69,7 +70,7 @@ impl Writer {
                 region: Arc::clone(&region),
                 store: Arc::clone(&store),
                 signals: signals.clone(),
-                group_max: settings.group_max,
+                jobs_max: settings.group_max,
             };
             tasks.spawn("writer", group.run(Arc::clone(&receiver), tasks.stopping()));
         }
@@ -101,10 +102,12 @@ trait Job: Send {
     fn reply(self: Box<Self>, outcome: Result<Option<u64>, WriteError>);
 }
 
+type Answered<C> = Result<(<C as Command>::Answer, Option<u64>), WriteError>;
+
 struct Pending<C: Command> {
     command: C,
     answer: Option<C::Answer>,
-    reply: oneshot::Sender<Result<(C::Answer, Option<u64>), WriteError>>,
+    reply: oneshot::Sender<Answered<C>>,
 }
 
 impl<C: Command> Job for Pending<C> {
@@ -131,7 +134,7 @@ struct Group {
     region: Arc<Region>,
     store: Arc<dyn Store>,
     signals: Signals,
-    group_max: usize,
+    jobs_max: usize,
 }
 
 impl Group {
@@ -146,7 +149,7 @@ impl Group {
                 let mut queue = queue.lock().await;
                 tokio::select! {
                     biased;
-                    taken = queue.recv_many(&mut jobs, self.group_max) => if taken == 0 { return },
+                    taken = queue.recv_many(&mut jobs, self.jobs_max) => if taken == 0 { return },
                     () = stopping.cancelled() => return,
                 }
             }

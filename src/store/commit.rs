@@ -146,8 +146,9 @@ enum Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        let code =
-            error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+        let code = error
+            .as_database_error()
+            .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
         match code.as_deref() {
             // unique_violation: an intent, an order or a channel reference that somebody else wrote.
             Some("23505") => Self::Conflict("written by somebody else"),
@@ -158,12 +159,13 @@ impl From<sqlx::Error> for Problem {
 }
 
 impl From<Problem> for CommitError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other fault is one of the connection")]
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::Conflict(what) => Self::Conflict(what),
             Problem::Fenced => Self::Fenced,
             Problem::Sql(error) => {
-                let code = error.as_database_error().and_then(|error| error.code());
+                let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
                 match &error {
                     sqlx::Error::Database(_) if !is_passing(code.as_deref()) => {
                         Self::Broken(error.to_string())

@@ -10,6 +10,7 @@ use crate::ports::StoreError;
 use crate::types::OrderId;
 
 /// A read that failed, in the port's words.
+#[expect(clippy::wildcard_enum_match_arm, reason = "any other fault is one of the connection")]
 pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(ref inner) if !is_passing(inner.code().as_deref()) => {

@@ -33,6 +33,7 @@ impl RegionId {
 impl FromStr for RegionId {
     type Err = BadRegionId;
 
+    #[expect(clippy::unwrap_in_result, reason = "the length was checked")]
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let starts_well = text.as_bytes().first().is_some_and(u8::is_ascii_lowercase);

@@ -10,9 +10,7 @@ use entrepot::app::DirtyRows;
 use entrepot::app::rights::{Board, Granter, Rights, Waiting, ask_peer, repair_from, transfer};
 use entrepot::domain::inventory::{Shortage, StockDelta};
 use entrepot::escrow::{KeyedRow, SkuRows, TransferRequest, bucket_of};
-use entrepot::ports::{
-    ChangeSet, CommitError, Ids, Needs, RightsSource, RightsStore, Stamp, Store,
-};
+use entrepot::ports::{ChangeSet, CommitError, Needs, RightsSource, Stamp, Store};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::{PgRights, PgStore};
 use entrepot::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, Sku, StockKey, TransferId};

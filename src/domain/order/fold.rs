@@ -41,7 +41,11 @@ pub fn apply(
     let Some(mut order) = before else {
         return match event {
             EventBody::Placed(order) => Ok(*order),
-            other => Err(FoldError::NotPlaced(other.type_name())),
+            other @ (EventBody::PaymentAuthorized { .. }
+            | EventBody::PaymentDeclined { .. }
+            | EventBody::PaymentVoided { .. }
+            | EventBody::Confirmed {}
+            | EventBody::Cancelled(_)) => Err(FoldError::NotPlaced(other.type_name())),
         };
     };
     let (event_name, from) = (event.type_name(), order.status());

@@ -111,9 +111,15 @@ impl Bus for Port {
         unimplemented!("rights don't travel in envelopes")
     }
 
+    #[expect(clippy::unwrap_in_result, reason = "a broken lock ends the test")]
     fn rows(&self, peer: RegionId) -> Result<BoxStream<'static, Bytes>, BusError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.hub.state.lock().unwrap().readers.insert((peer, self.own), sender);
+        self.hub
+            .state
+            .lock()
+            .expect("no panic while held")
+            .readers
+            .insert((peer, self.own), sender);
         let next = |mut receiver: mpsc::UnboundedReceiver<Bytes>| async {
             receiver.recv().await.map(|rows| (rows, receiver))
         };
