@@ -17,7 +17,7 @@ use super::SystemClock;
 #[derive(Debug)]
 pub struct RandomIds {
     clock: SystemClock,
-    generator: Mutex<SmallRng>,
+    generator: Mutex<(SmallRng, u128)>,
 }
 
 impl RandomIds {
@@ -25,7 +25,7 @@ impl RandomIds {
     #[expect(clippy::disallowed_methods, reason = "the real source of randomness")]
     pub fn new(clock: SystemClock) -> Self {
         let generator = SmallRng::from_rng(&mut rand::rng());
-        Self { clock, generator: Mutex::new(generator) }
+        Self { clock, generator: Mutex::new((generator, 0)) }
     }
 }
 
@@ -40,7 +40,11 @@ pub fn secret_bytes<const N: usize>() -> [u8; N] {
 impl Ids for RandomIds {
     fn uuid(&self) -> Uuid {
         let mut random = [0; 10];
-        self.generator.lock().expect("no panic while held").fill_bytes(&mut random);
-        uuid_v7(self.clock.wall_ms(), random)
+        let mut generator = self.generator.lock().expect("no panic while held");
+        generator.0.fill_bytes(&mut random);
+        // Ids of one process rise within a millisecond too; the last byte may become a region's number.
+        let fresh = uuid_v7(self.clock.wall_ms(), random).as_u128();
+        generator.1 = if fresh > generator.1 { fresh } else { generator.1 + 256 };
+        Uuid::from_u128(generator.1)
     }
 }
