@@ -14,10 +14,6 @@ use crate::types::{OrderId, SagaId, Sku, StockKey};
 
 use super::{Command, Region, Workspace, WriteError, Writer};
 
-/// How often an order is decided again after rights came in. Others of this region may be faster to use
-/// them; a shopper who lost that often is told so.
-const GRANT_ROUNDS_MAX: u32 = 16;
-
 /// Places an order.
 pub struct PlaceOrder {
     /// What is asked for.
@@ -206,8 +202,10 @@ impl PlaceOrder {
     }
 }
 
-/// Places an order, asking the peers for rights when those held here don't suffice. `prepare` makes the
-/// command for an order id.
+/// Places an order, asking the peers for rights when those held here don't suffice: for `grant_wait` at
+/// most, counted from the first decision, since time in the queue is not the peers'. Others of this
+/// region may be faster to use what comes; then it asks again. `prepare` makes the command for an
+/// order id.
 pub async fn place_order(
     writer: &Writer,
     region: &Region,
@@ -215,17 +213,17 @@ pub async fn place_order(
     grant_wait: Duration,
     mut prepare: impl FnMut(Option<BTreeMap<Sku, u64>>) -> PlaceOrder,
 ) -> Result<PlaceOutcome, WriteError> {
-    let started_ms = region.clock.monotonic_ms();
     let mut last_word = None;
-    for round in 1.. {
+    let mut short_since_ms = None;
+    loop {
         let (outcome, _) = writer.submit(prepare(last_word.take())).await?;
         let PlaceOutcome::Short(short) = outcome else { return Ok(outcome) };
-        let waited = Duration::from_millis(region.clock.monotonic_ms() - started_ms);
+        let now_ms = region.clock.monotonic_ms();
+        let waited = Duration::from_millis(now_ms - *short_since_ms.get_or_insert(now_ms));
         let patience = grant_wait.saturating_sub(waited);
         let obtained = rights.obtain(&short, patience).await;
-        if !obtained.gained || round >= GRANT_ROUNDS_MAX {
+        if !obtained.gained || patience.is_zero() {
             last_word = Some(obtained.elsewhere);
         }
     }
-    unreachable!("the loop ends by returning: a command with the last word is never short")
 }

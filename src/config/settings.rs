@@ -108,7 +108,8 @@ pub struct Replication {
     pub row_ship: Duration,
     /// Between comparisons of state digests with a peer; a difference is pulled at once.
     pub digest_interval: Duration,
-    /// For an answer of a peer to one request: four of the slowest round trips.
+    /// For an answer of a peer to one request: four of the slowest round trips. Who needs the answer
+    /// and still hears the peer asks again.
     pub peer_request_timeout: Duration,
     /// Outbox entries read, published and applied together.
     pub batch_max: usize,
@@ -138,8 +139,10 @@ impl Replication {
 /// `[escrow]`: how rights move between regions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Escrow {
-    /// How long an order that lacks rights here waits for grants of peers: enough for the slowest
-    /// round trip (182 ms) to two peers in turn, less than a shopper's patience.
+    /// How long an order that lacks rights here waits for grants of peers that are heard. Seldom used
+    /// up: a refusal comes as soon as every peer in reach has answered, one that is not heard is not
+    /// waited for. So it is long, for an overloaded peer on the slowest link (182 ms a round trip):
+    /// a refusal while units are left is the worse answer, as long as a shopper waits.
     pub grant_wait: Duration,
     /// Between looks at spending rates that may move rights ahead of demand.
     pub rebalance: Duration,
@@ -152,7 +155,7 @@ pub struct Escrow {
 impl Escrow {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let escrow = Self {
-            grant_wait: section.millis("grant_wait_ms", 1_000, 0..=30_000),
+            grant_wait: section.millis("grant_wait_ms", 5_000, 0..=30_000),
             rebalance: section.millis("rebalance_ms", 200, 10..=60_000),
             transfer_interval: section.millis("transfer_interval_ms", 1_000, 10..=600_000),
             surplus_percent_min: section.count("surplus_percent_min", 20, 1..=100),

@@ -36,7 +36,7 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.limits.request_body_bytes_max, 256 * 1024);
     assert_eq!(config.orders.group_max, 256);
     assert_eq!(config.replication.heartbeat, Duration::from_millis(200));
-    assert_eq!(config.escrow.grant_wait, Duration::from_secs(1));
+    assert_eq!(config.escrow.grant_wait, Duration::from_secs(5));
     let error = config.for_region("b".parse().unwrap()).unwrap_err();
     assert!(error.to_string().contains("entrepot up"), "{error}");
     let error = config.for_region("x".parse().unwrap()).unwrap_err();

@@ -27,6 +27,10 @@ use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
 /// of its commit groups.
 const BUSY_PAUSE: Duration = Duration::from_millis(15);
 
+/// Before a peer that is heard is asked again when a request failed: an error that comes at once (it is
+/// just starting, say) must not become a storm of requests.
+const SILENCE_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long a search gathers orders before it begins: orders of one commit group come back within a
 /// millisecond or two, and share one request instead of two in a row. Little beside any round trip.
 const GATHER: Duration = Duration::from_millis(4);
@@ -197,7 +201,8 @@ impl Shared {
             let left_ms = deadline_ms.saturating_sub(self.rights.clock.monotonic_ms());
             match asking.step() {
                 Step::Ask(requests) if left_ms > 0 => {
-                    under_way.extend(requests.into_iter().map(|request| self.ask(target, request)));
+                    let asked = requests.into_iter().map(|to| self.ask(target, to, deadline_ms));
+                    under_way.extend(asked);
                 }
                 Step::Pause if left_ms > 0 => {
                     tokio::time::sleep(BUSY_PAUSE).await;
@@ -221,11 +226,13 @@ impl Shared {
         }
     }
 
-    /// Asks one peer, and stores its answer before anybody is told of it.
+    /// Asks one peer, and stores its answer before anybody is told of it. A peer that is heard but
+    /// doesn't answer is busy or lost the message: it is asked again, since what it holds can be had.
     fn ask(
         &self,
         target: &Target,
         request: Request,
+        deadline_ms: u64,
     ) -> JoinHandle<(RegionId, Option<TransferAnswer>)> {
         let (rights, Target { sku, node }) = (Arc::clone(&self.rights), target.clone());
         self.tasks.spawn("ask-for-rights", async move {
@@ -238,7 +245,15 @@ impl Shared {
                 want: request.want,
                 rows: request.rows,
             };
-            (peer, ask_peer(&rights, peer, &message).await)
+            loop {
+                let answer = ask_peer(&rights, peer, &message).await;
+                let in_reach = rights.reachability.reachable().contains(&peer);
+                let in_time = rights.clock.monotonic_ms() < deadline_ms;
+                if answer.is_some() || !in_reach || !in_time {
+                    return (peer, answer);
+                }
+                tokio::time::sleep(SILENCE_PAUSE).await;
+            }
         })
     }
 }

@@ -46,9 +46,8 @@ const REMARKABLE_MS: u64 = 1_000;
 const POLL: Duration = Duration::from_millis(50);
 
 /// What the tests' regions have that `region-config/local.toml` has not: a saga of a process that
-/// died is taken over sooner, so that a test of it takes seconds; and an order waits longer for rights
-/// of its peers, so that a refusal means that there are none and not that the machine is slow.
-const SETTINGS: &str = "\n[orders]\nsaga_lease_ms = 3000\n\n[escrow]\ngrant_wait_ms = 10000\n";
+/// died is taken over sooner, so that a test of it takes seconds.
+const SETTINGS: &str = "\n[orders]\nsaga_lease_ms = 3000\n";
 
 /// Where base ports are looked for: below the ports that clients are given.
 const PORTS_FROM: u16 = 20_000;
