@@ -98,6 +98,23 @@ impl Digest {
         differences
     }
 
+    /// Takes out of `differences` what has changed in these sums since `before`, and tells whether
+    /// there was any. Rows of such a bucket are on their way anyhow: under broad load every bucket
+    /// differs at every moment by what is under way, and pulling them all would be many times the
+    /// traffic. A row that got lost stays as it is, and its bucket with it as soon as the others rest.
+    pub fn put_off_moving(
+        &self,
+        before: &Self,
+        differences: &mut Differences,
+        own: RegionId,
+    ) -> bool {
+        let rests = |place: &(RegionId, u8)| self.sums.get(place) == before.sums.get(place);
+        let all = differences.pull.len() + differences.own_suspect.len();
+        differences.pull.retain(rests);
+        differences.own_suspect.retain(|&bucket| rests(&(own, bucket)));
+        differences.pull.len() + differences.own_suspect.len() < all
+    }
+
     /// The incarnation and version of the newest row of an owner.
     pub fn newest_of(&self, owner: RegionId) -> (Epoch, u64) {
         let sums = self.sums.iter().filter(|((of, _), _)| *of == owner);
@@ -190,6 +207,20 @@ mod tests {
         assert_eq!(new.differences(region("a"), &old), Differences::default());
         let pull = BTreeSet::from([(region("a"), bucket)]);
         assert_eq!(old.differences(region("b"), &new).pull, pull);
+    }
+
+    #[test]
+    fn a_bucket_that_is_moving_is_put_off_until_it_rests() {
+        let before = digest(&[("x", "b", row(2, 1)), ("y", "b", row(7, 1)), ("x", "a", row(1, 0))]);
+        let ours = digest(&[("x", "b", row(2, 1)), ("y", "b", row(8, 2)), ("x", "a", row(1, 0))]);
+        let theirs = digest(&[("x", "b", row(3, 2)), ("y", "b", row(9, 3)), ("x", "a", row(2, 1))]);
+        let own = region("a");
+        let mut differences = ours.differences(own, &theirs);
+        assert_eq!((differences.pull.len(), differences.own_suspect.len()), (2, 1));
+        assert!(ours.put_off_moving(&before, &mut differences, own));
+        assert_eq!(differences.pull, BTreeSet::from([(region("b"), bucket_of(&key("x")))]));
+        assert_eq!(differences.own_suspect.len(), 1);
+        assert!(!ours.put_off_moving(&ours, &mut differences, own));
     }
 
     #[test]

@@ -110,9 +110,10 @@ impl World {
         if workers {
             let served = || async {
                 let mut all = true;
-                for region in &world.regions {
-                    for peer in region.rights.bus.peers() {
-                        all &= repair_from(&region.rights, peer).await.is_ok();
+                for Region { rights, .. } in &world.regions {
+                    let ours = rights.store.digest().await.unwrap();
+                    for peer in rights.bus.peers() {
+                        all &= repair_from(rights, peer, &ours, None).await.is_ok();
                     }
                 }
                 all.then_some(())

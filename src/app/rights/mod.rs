@@ -31,7 +31,7 @@ use crate::types::{Epoch, RegionId, StockKey};
 pub use board::{Board, KeyWish};
 pub use giver::Giver;
 pub use granter::{Granter, ask_peer};
-pub use peers_rows::{DigestHandler, PullHandler, repair_from};
+pub use peers_rows::{Compared, DigestHandler, PullHandler, repair_from};
 pub use transfer::{TransferError, transfer};
 pub use waiting::Waiting;
 

@@ -63,20 +63,36 @@ impl RequestHandler for PullHandler {
     }
 }
 
-/// Compares all rows with a peer's and pulls what differs. Answers how many rows were newer there.
-pub async fn repair_from(rights: &Rights, peer: RegionId) -> anyhow::Result<usize> {
+/// What a comparison with a peer came to.
+#[derive(Debug)]
+pub struct Compared {
+    /// Rows that were newer there.
+    pub repaired: usize,
+    /// Some rows differ and are changing right now: worth another look soon.
+    pub put_off: bool,
+}
+
+/// Compares all rows, whose sums here are `ours`, with a peer's and pulls what differs; if there was
+/// a comparison before, with what was then here, only what does not change.
+pub async fn repair_from(
+    rights: &Rights,
+    peer: RegionId,
+    ours: &Digest,
+    before: Option<&Digest>,
+) -> anyhow::Result<Compared> {
     let limit = rights.request_timeout;
     let answer = rights.bus.request(peer, ROWS_DIGEST, Bytes::new(), limit).await?;
     let answer: DigestAnswer = serde_json::from_slice(&answer)?;
     let sums = answer.sums.into_iter().map(|(owner, bucket, sum)| ((owner, bucket), sum));
-    let theirs = Digest::from_sums(sums);
-    let differences = rights.store.digest().await?.differences(rights.own, &theirs);
+    let mut differences = ours.differences(rights.own, &Digest::from_sums(sums));
+    let put_off =
+        before.is_some_and(|before| ours.put_off_moving(before, &mut differences, rights.own));
     let own = differences.own_suspect.into_iter().map(|bucket| (rights.own, bucket));
     let mut repaired = 0;
     for (owner, bucket) in differences.pull.into_iter().chain(own) {
         repaired += pull(rights, peer, owner, bucket).await?;
     }
-    Ok(repaired)
+    Ok(Compared { repaired, put_off })
 }
 
 async fn pull(

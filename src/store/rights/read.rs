@@ -27,9 +27,12 @@ pub(super) const OF_SKU: &str = select_rights!("WHERE r.sku = $1");
 /// Rows in one page of a scan; each page is one statement with a deadline of its own.
 const PAGE_ROWS: i64 = 5_000;
 
-pub(super) const PAGE: &str = select_rights!(
-    "WHERE (r.sku, r.node, r.owner) > ($1, $2, $3) ORDER BY r.sku, r.node, r.owner LIMIT $4"
-);
+/// For sums only: whether a node is switched off does not count, and looking that up for each row would
+/// be half the cost.
+pub(super) const PAGE: &str = "
+SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn,
+       active, true AS node_active
+FROM rights WHERE (sku, node, owner) > ($1, $2, $3) ORDER BY sku, node, owner LIMIT $4";
 
 /// The bucket of a key as [`crate::escrow::bucket_of`] computes it; a test holds them together.
 pub(super) const OF_BUCKET: &str = select_rights!(
