@@ -202,7 +202,8 @@ fn total(request: &PlaceRequest, prices: &[i64]) -> Result<i64, PlaceRejection> 
         .ok_or(PlaceRejection::TotalTooLarge)
 }
 
-/// In the order given; one without an amount takes what is left. A payment of nothing is dropped.
+/// In the order given; one without an amount takes what is left. A payment of nothing is dropped, and
+/// one of more than is left spoils all: no later one could make up for it.
 fn payments(
     request: &PlaceRequest,
     total_minor: i64,
@@ -213,6 +214,10 @@ fn payments(
     let mut intents = Vec::new();
     for (index, offered) in request.payments.iter().enumerate() {
         let amount_minor = offered.amount_minor.unwrap_or(left);
+        if !(0..=left).contains(&amount_minor) {
+            let offered_minor = (total_minor - left).saturating_add(amount_minor);
+            return Err(PlaceRejection::PaymentsDoNotAddUp { total_minor, offered_minor });
+        }
         left -= amount_minor;
         if amount_minor == 0 {
             continue;
@@ -278,4 +283,85 @@ fn number(id: OrderId) -> String {
     });
     let home = id.home().map_or(0, |home| home.0.get());
     format!("{home}-{}", letters.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TOTAL: i64 = 100;
+
+    fn offer(amounts: &[Option<i64>]) -> PlaceRequest {
+        let address = serde_json::json!({
+            "name": "A", "line1": "B 1", "city": "C", "postal_code": "1", "country": "DE",
+        });
+        let payment = |amount: &Option<i64>| PaymentRequest {
+            method: "card".to_owned(),
+            token: "tok_ok".to_owned(),
+            amount_minor: *amount,
+        };
+        PlaceRequest {
+            intent: IntentKey { principal: "p".to_owned(), key: "k".to_owned() },
+            channel: "web".to_owned(),
+            channel_order_ref: None,
+            customer_id: None,
+            email: None,
+            currency: "EUR".parse().unwrap(),
+            lines: Vec::new(),
+            shipping_option: "standard".to_owned(),
+            shipping_address: serde_json::from_value(address).unwrap(),
+            billing_address: None,
+            payments: amounts.iter().map(payment).collect(),
+            allow_split: true,
+        }
+    }
+
+    /// What each payment is to hold, or what was offered in all.
+    #[expect(clippy::unwrap_in_result, reason = "a fixed name")]
+    fn held(amounts: &[Option<i64>]) -> Result<Vec<i64>, i64> {
+        let mut fresh = || Uuid::nil();
+        let mut context = PlaceContext {
+            region: "eu-west".parse().unwrap(),
+            now_ms: 0,
+            order_id: OrderId(Uuid::nil()),
+            fresh: &mut fresh,
+        };
+        match payments(&offer(amounts), TOTAL, &mut context) {
+            Ok((payments, intents)) => {
+                let amounts: Vec<_> = payments.iter().map(|payment| payment.amount_minor).collect();
+                let asked: Vec<_> = intents.iter().map(|intent| intent.amount_minor).collect();
+                assert_eq!(amounts, asked);
+                Ok(amounts)
+            }
+            Err(PlaceRejection::PaymentsDoNotAddUp { offered_minor, .. }) => Err(offered_minor),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn payments_take_what_is_left_and_never_more() {
+        assert_eq!(held(&[None]), Ok(vec![100]));
+        assert_eq!(held(&[Some(30), None]), Ok(vec![30, 70]));
+        assert_eq!(held(&[Some(100), None]), Ok(vec![100]), "a payment of nothing is dropped");
+        assert_eq!(held(&[Some(150), None]), Err(150));
+        assert_eq!(held(&[Some(150), Some(-50)]), Err(150));
+        assert_eq!(held(&[Some(-50), None]), Err(-50));
+        assert_eq!(held(&[None, Some(1)]), Err(101));
+        assert_eq!(held(&[Some(30)]), Err(30));
+        assert_eq!(held(&[]), Err(0));
+        assert_eq!(held(&[Some(50), Some(i64::MAX)]), Err(i64::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_positive_and_adds_up(
+            amounts in prop::collection::vec(prop::option::of(-200i64..=200), 0..5),
+        ) {
+            if let Ok(amounts) = held(&amounts) {
+                prop_assert!(amounts.iter().all(|amount| (1..=TOTAL).contains(amount)));
+                prop_assert_eq!(amounts.iter().sum::<i64>(), TOTAL);
+            }
+        }
+    }
 }
