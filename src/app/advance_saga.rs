@@ -7,7 +7,7 @@ use crate::domain::order::{
     AllocationState, Cancellation, EventBody, EventMaker, OrderRecord, OrderStatus, PaymentState,
 };
 use crate::ports::Needs;
-use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
+use crate::saga::{CompensationReason, Ending, SagaRecord, SagaState, Step};
 use crate::types::{PaymentId, StockKey};
 
 use super::{Command, Workspace};
@@ -19,8 +19,8 @@ pub enum Advance {
     Confirm(Vec<(PaymentId, String)>),
     /// Money that is or may be held must be voided before the units are given back.
     BeginCompensation(CompensationReason),
-    /// Nothing is held any more: give back the units and cancel.
-    FinishCompensation(CompensationReason),
+    /// Nothing is held any more: give back the units and cancel. Each payment with how it ended.
+    FinishCompensation(CompensationReason, Vec<(PaymentId, Ending)>),
     /// The provider has not decided: later again.
     AskAgain {
         /// What it said.
@@ -82,7 +82,7 @@ impl Command for AdvanceSaga {
                 saga.reason = Some(reason.clone());
                 order
             }
-            Advance::FinishCompensation(reason) => {
+            Advance::FinishCompensation(reason, endings) => {
                 let undone = if saga.state == SagaState::Compensating {
                     Step::Void
                 } else {
@@ -94,7 +94,7 @@ impl Command for AdvanceSaga {
                 saga.state = SagaState::Compensated;
                 saga.step = Step::Cancel;
                 saga.reason = Some(reason.clone());
-                cancel(workspace, &order, reason)
+                cancel(workspace, &order, reason, endings)
             }
             Advance::AskAgain { found, due_at_ms } => {
                 saga.note(saga.step, found.as_str(), now_ms);
@@ -125,11 +125,13 @@ fn confirm(
     workspace.write_order(made, None)
 }
 
-/// Cancels an order whose money is settled, and gives its units back, each hold once (I-03).
+/// Cancels an order whose money is settled, and gives its units back, each hold once (I-03). Each payment
+/// ends as the provider says (I-12); one that it was not asked about gave its money to another order.
 pub(super) fn cancel(
     workspace: &mut Workspace<'_>,
     order: &Arc<OrderRecord>,
     reason: &CompensationReason,
+    endings: &[(PaymentId, Ending)],
 ) -> Arc<OrderRecord> {
     if order.order.status() == OrderStatus::Cancelled {
         return Arc::clone(order);
@@ -149,13 +151,15 @@ pub(super) fn cancel(
         order.order.payments.iter().filter(|payment| payment.state != PaymentState::Voided)
     {
         let payment_id = payment.id;
-        let event = match reason {
-            CompensationReason::PaymentDeclined { code } => {
+        let ending = endings.iter().find(|(id, _)| *id == payment_id);
+        let event = match ending.map(|(_, ending)| ending) {
+            Some(Ending::Declined(code)) => {
                 EventBody::PaymentDeclined { payment_id, code: code.clone() }
             }
-            CompensationReason::FraudRejected
-            | CompensationReason::PaymentUnavailable
-            | CompensationReason::Duplicate => EventBody::PaymentVoided { payment_id },
+            Some(Ending::Voided(reference)) => {
+                EventBody::PaymentVoided { payment_id, reference: Some(reference.clone()) }
+            }
+            None => EventBody::PaymentVoided { payment_id, reference: None },
         };
         push(workspace, &mut made, event);
     }

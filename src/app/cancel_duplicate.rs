@@ -61,7 +61,7 @@ impl Command for CancelDuplicate {
         };
         if own.order.home_region == workspace.region.id && rule(own, other) == Ruling::Yield {
             let own = own.clone();
-            advance_saga::cancel(workspace, &own, &CompensationReason::Duplicate);
+            advance_saga::cancel(workspace, &own, &CompensationReason::Duplicate, &[]);
         }
     }
 }

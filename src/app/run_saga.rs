@@ -17,7 +17,9 @@ use crate::ports::{
     Authorization, AuthorizeRequest, GatewayError, PaymentGateway, Reader, SagaQueue, StoreError,
 };
 use crate::runtime::{TaskSet, crash_point};
-use crate::saga::{CompensationReason, Finding, Findings, SagaRecord, SagaState, Verdict, judge};
+use crate::saga::{
+    CompensationReason, Ending, Finding, Findings, SagaRecord, SagaState, Verdict, judge,
+};
 use crate::types::{Money, PaymentId};
 
 use super::{Advance, AdvanceSaga, Completions, Region, Writer};
@@ -176,7 +178,7 @@ impl SagaRunner {
         match judge(&findings) {
             Verdict::Confirm(references) => Advance::Confirm(references),
             Verdict::Compensate { reason, void } if void.is_empty() => {
-                Advance::FinishCompensation(reason)
+                Advance::FinishCompensation(reason, endings(&findings.payments))
             }
             Verdict::Compensate { reason, .. } => Advance::BeginCompensation(reason),
             Verdict::AskAgain => Advance::AskAgain {
@@ -214,7 +216,11 @@ impl SagaRunner {
             Ok(answer) => finding(answer),
             Err(GatewayError::Refused(why)) => {
                 tracing::error!(order = %order.id, %why, "the payment provider refuses our request");
-                Finding::Unknown(why)
+                match self.gateway.look_up(&payment.provider_key).await {
+                    Ok(Authorization::Unknown) => Finding::Refused(why),
+                    Ok(known) => finding(known),
+                    Err(error) => Finding::Unknown(error.to_string()),
+                }
             }
             Err(error) => match self.gateway.look_up(&payment.provider_key).await {
                 Ok(Authorization::Unknown) | Err(_) => Finding::Unknown(error.to_string()),
@@ -230,9 +236,17 @@ impl SagaRunner {
     async fn compensate(&self, saga: &SagaRecord) -> Advance {
         crash_point("before_void");
         let reason = saga.reason.clone().unwrap_or(CompensationReason::PaymentUnavailable);
+        let mut endings = Vec::with_capacity(saga.payments.len());
         for payment in &saga.payments {
             let problem = match self.gateway.void(&payment.provider_key).await {
-                Ok(Authorization::Voided | Authorization::Declined { .. }) => continue,
+                Ok(Authorization::Voided { reference }) => {
+                    endings.push((payment.payment_id, Ending::Voided(reference)));
+                    continue;
+                }
+                Ok(Authorization::Declined { code }) => {
+                    endings.push((payment.payment_id, Ending::Declined(code)));
+                    continue;
+                }
                 Ok(other) => format!("void answered {other:?}"),
                 Err(error) => error.to_string(),
             };
@@ -240,7 +254,7 @@ impl SagaRunner {
             return Advance::AskAgain { found: problem, due_at_ms };
         }
         crash_point("after_void");
-        Advance::FinishCompensation(reason)
+        Advance::FinishCompensation(reason, endings)
     }
 }
 
@@ -249,7 +263,7 @@ fn finding(answer: Authorization) -> Finding {
         Authorization::Authorized { reference } => Finding::Authorized(reference),
         Authorization::Pending { .. } => Finding::Pending,
         Authorization::Declined { code } => Finding::Declined(code),
-        Authorization::Voided => Finding::Declined("voided".to_owned()),
+        Authorization::Voided { reference } => Finding::Voided(reference),
         Authorization::Unknown => Finding::Unknown("the provider does not know the key".to_owned()),
     }
 }
@@ -258,9 +272,24 @@ fn undecided(payments: &[(PaymentId, Finding)]) -> String {
     let mut texts = payments.iter().filter_map(|(_, finding)| match finding {
         Finding::Pending => Some("the provider decides later".to_owned()),
         Finding::Unknown(why) => Some(why.clone()),
-        Finding::Authorized(_) | Finding::Declined(_) => None,
+        Finding::Authorized(_)
+        | Finding::Declined(_)
+        | Finding::Voided(_)
+        | Finding::Refused(_) => None,
     });
     texts.next().unwrap_or_default()
+}
+
+/// Of payments none of which is or may be held.
+fn endings(payments: &[(PaymentId, Finding)]) -> Vec<(PaymentId, Ending)> {
+    let ending = |(id, finding): &(PaymentId, Finding)| match finding {
+        Finding::Declined(code) => Some((*id, Ending::Declined(code.clone()))),
+        Finding::Voided(reference) => Some((*id, Ending::Voided(reference.clone()))),
+        Finding::Authorized(_) | Finding::Pending | Finding::Refused(_) | Finding::Unknown(_) => {
+            None
+        }
+    };
+    payments.iter().filter_map(ending).collect()
 }
 
 fn backoff_ms(attempts: u32) -> u64 {

@@ -164,7 +164,7 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Result<Authorization, Gateway
         "authorized" => Ok(Authorization::Authorized { reference: answer.reference }),
         "pending" => Ok(Authorization::Pending { reference: answer.reference }),
         "declined" => Ok(Authorization::Declined { code: answer.decline_code }),
-        "voided" => Ok(Authorization::Voided),
+        "voided" => Ok(Authorization::Voided { reference: answer.reference }),
         other => refused(&format!("unknown state `{other}`")),
     }
 }

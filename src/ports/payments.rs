@@ -38,7 +38,10 @@ pub enum Authorization {
         code: String,
     },
     /// Was held and is released, or was closed before anything was held: the key is dead.
-    Voided,
+    Voided {
+        /// The provider's name for it.
+        reference: String,
+    },
     /// The provider has never heard of the key.
     Unknown,
 }

@@ -13,8 +13,8 @@
 mod place_order;
 
 pub use place_order::{
-    AUTHORIZE_ATTEMPTS_MAX, CompensationReason, Finding, Findings, PENDING_PATIENCE_MS, Verdict,
-    judge,
+    AUTHORIZE_ATTEMPTS_MAX, CompensationReason, Ending, Finding, Findings, PENDING_PATIENCE_MS,
+    Verdict, judge,
 };
 
 use serde::{Deserialize, Serialize};

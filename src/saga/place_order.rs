@@ -23,8 +23,21 @@ pub enum Finding {
     Declined(String),
     /// The provider will tell later.
     Pending,
+    /// Nothing is held any more under the key, nor will be; the provider's reference.
+    Voided(String),
+    /// The provider refuses the request itself: asking again is no use.
+    Refused(String),
     /// No usable answer: it may be held or not.
     Unknown(String),
+}
+
+/// How a payment of an order that is undone ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing was ever held; the provider's reason.
+    Declined(String),
+    /// What was held is given back, or the key was closed before anything was; the provider's reference.
+    Voided(String),
 }
 
 /// All that is known at one moment.
@@ -53,6 +66,8 @@ pub enum CompensationReason {
     FraudRejected,
     /// The provider did not decide in time.
     PaymentUnavailable,
+    /// The provider refuses what we ask of it: a fault on our side or on its.
+    PaymentRefused,
     /// Another region took the same intent and its order stands.
     Duplicate,
 }
@@ -63,7 +78,7 @@ impl CompensationReason {
         match self {
             Self::PaymentDeclined { .. } => "payment_declined",
             Self::FraudRejected => "fraud_rejected",
-            Self::PaymentUnavailable => "dependency_unavailable",
+            Self::PaymentUnavailable | Self::PaymentRefused => "dependency_unavailable",
             Self::Duplicate => "duplicate",
         }
     }
@@ -83,6 +98,11 @@ impl CompensationReason {
             Self::PaymentUnavailable => {
                 "The payment provider did not decide in time. Whatever it held is \
                  given back, no stock is reserved; try again with a new idempotency key."
+                    .to_owned()
+            }
+            Self::PaymentRefused => {
+                "The payment provider refuses the request. No money is held, no stock is \
+                 reserved; try again with a new idempotency key, and with another payment if this repeats."
                     .to_owned()
             }
             Self::Duplicate => {
@@ -114,7 +134,7 @@ pub fn judge(findings: &Findings) -> Verdict {
         let maybe_held = findings
             .payments
             .iter()
-            .filter(|(_, finding)| !matches!(finding, Finding::Declined(_)));
+            .filter(|(_, finding)| !matches!(finding, Finding::Declined(_) | Finding::Voided(_)));
         maybe_held.map(|(id, _)| *id).collect::<Vec<_>>()
     };
     let compensate = |reason| Verdict::Compensate { reason, void: held() };
@@ -122,22 +142,32 @@ pub fn judge(findings: &Findings) -> Verdict {
         return compensate(CompensationReason::FraudRejected);
     }
     let declined = findings.payments.iter().find_map(|(_, finding)| match finding {
-        Finding::Declined(code) => Some(code),
-        Finding::Authorized(_) | Finding::Pending | Finding::Unknown(_) => None,
+        Finding::Declined(code) => Some(code.as_str()),
+        Finding::Voided(_) => Some("voided"),
+        Finding::Authorized(_) | Finding::Pending | Finding::Refused(_) | Finding::Unknown(_) => {
+            None
+        }
     });
     if let Some(code) = declined {
         return compensate(if code == "fraud" {
             CompensationReason::FraudRejected
         } else {
-            CompensationReason::PaymentDeclined { code: code.clone() }
+            CompensationReason::PaymentDeclined { code: code.to_owned() }
         });
+    }
+    if findings.payments.iter().any(|(_, finding)| matches!(finding, Finding::Refused(_))) {
+        return compensate(CompensationReason::PaymentRefused);
     }
     let references: Option<Vec<_>> = findings
         .payments
         .iter()
         .map(|(id, finding)| match finding {
             Finding::Authorized(reference) => Some((*id, reference.clone())),
-            Finding::Declined(_) | Finding::Pending | Finding::Unknown(_) => None,
+            Finding::Declined(_)
+            | Finding::Voided(_)
+            | Finding::Pending
+            | Finding::Refused(_)
+            | Finding::Unknown(_) => None,
         })
         .collect();
     if let Some(references) = references {
@@ -166,7 +196,9 @@ mod tests {
         prop_oneof![
             Just(Finding::Authorized("ref".to_owned())),
             Just(Finding::Declined("insufficient_funds".to_owned())),
+            Just(Finding::Voided("ref".to_owned())),
             Just(Finding::Pending),
+            Just(Finding::Refused("bad amount".to_owned())),
             Just(Finding::Unknown("time-out".to_owned())),
         ]
     }
@@ -193,10 +225,14 @@ mod tests {
                 }
                 Verdict::Compensate { void, .. } => {
                     for (id, finding) in &payments {
-                        prop_assert_eq!(void.contains(id), !matches!(finding, Finding::Declined(_)));
+                        let never_held = matches!(finding, Finding::Declined(_) | Finding::Voided(_));
+                        prop_assert_eq!(void.contains(id), !never_held);
                     }
                 }
-                Verdict::AskAgain => prop_assert!(attempts < AUTHORIZE_ATTEMPTS_MAX || age_ms < PENDING_PATIENCE_MS),
+                Verdict::AskAgain => {
+                    prop_assert!(attempts < AUTHORIZE_ATTEMPTS_MAX || age_ms < PENDING_PATIENCE_MS);
+                    prop_assert!(!payments.iter().any(|(_, finding)| matches!(finding, Finding::Refused(_))));
+                }
             }
         }
     }

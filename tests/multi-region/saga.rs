@@ -43,6 +43,13 @@ async fn a_refused_order_is_undone_over_a_crash_at_each_step() {
         let ledger = world.authorizations(&id).await;
         let held: Vec<_> = ledger.iter().filter(|entry| entry.state == "authorized").collect();
         assert!(held.is_empty(), "{point}: {held:?}");
+        let ends: Vec<_> = order["payments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|payment| &payment["status"])
+            .collect();
+        assert_eq!(ends, ["voided", "declined"], "{point}: the order says what the provider says");
         let saga = world.show(region, &format!("{id}/saga")).await.json();
         assert_eq!(saga["status"], "compensated", "{point}: {saga}");
     }

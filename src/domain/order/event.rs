@@ -38,6 +38,9 @@ pub enum EventBody {
     PaymentVoided {
         /// Which.
         payment_id: PaymentId,
+        /// The provider's name for it, where it was not known before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
     },
     /// Reserved and authorized: we owe the goods.
     #[serde(rename = "order.confirmed")]
@@ -72,9 +75,12 @@ impl EventBody {
             Self::PaymentDeclined { payment_id, code } => serde_json::value::to_raw_value(
                 &serde_json::json!({"payment_id": payment_id, "code": code}),
             ),
-            Self::PaymentVoided { payment_id } => {
+            Self::PaymentVoided { payment_id, reference: None } => {
                 serde_json::value::to_raw_value(&serde_json::json!({"payment_id": payment_id}))
             }
+            Self::PaymentVoided { payment_id, reference } => serde_json::value::to_raw_value(
+                &serde_json::json!({"payment_id": payment_id, "reference": reference}),
+            ),
         };
         payload.expect("our own types always serialize")
     }

@@ -70,8 +70,10 @@ fn change(order: &mut Order, event: EventBody) -> Result<(), FoldError> {
         EventBody::PaymentDeclined { payment_id, code } => {
             payment(order, payment_id)?.state = PaymentState::Declined(code);
         }
-        EventBody::PaymentVoided { payment_id } => {
-            payment(order, payment_id)?.state = PaymentState::Voided;
+        EventBody::PaymentVoided { payment_id, reference } => {
+            let payment = payment(order, payment_id)?;
+            payment.state = PaymentState::Voided;
+            payment.reference = reference.or(payment.reference.take());
         }
         EventBody::Confirmed {} => {
             if order.payments.iter().any(|payment| payment.state != PaymentState::Authorized) {

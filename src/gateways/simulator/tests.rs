@@ -179,8 +179,8 @@ async fn a_closed_key_is_dead_for_a_late_authorization() {
     let scene = Scene::new().await;
     let slow = scene.authorize("late", "tok_slow_600").await;
     assert!(matches!(slow, Err(GatewayError::NoAnswer(_))));
-    assert_eq!(scene.client.void("late").await, Ok(Authorization::Voided));
-    assert_eq!(scene.authorize("late", "tok_ok").await, Ok(Authorization::Voided));
+    assert!(matches!(scene.client.void("late").await, Ok(Authorization::Voided { .. })));
+    assert!(matches!(scene.authorize("late", "tok_ok").await, Ok(Authorization::Voided { .. })));
     // The slow authorization, whose client has long gone, still comes, and must find the key dead: when
     // a second slow one that was sent later has been carried out, the first has as well.
     drop(scene.authorize("later", "tok_slow_600").await);
@@ -196,9 +196,9 @@ async fn a_void_releases_what_is_held_once() {
     let scene = Scene::new().await;
     assert!(is_authorized(&scene.authorize("a", "tok_ok").await));
     for _ in 0..3 {
-        assert_eq!(scene.client.void("a").await, Ok(Authorization::Voided));
+        assert!(matches!(scene.client.void("a").await, Ok(Authorization::Voided { .. })));
     }
-    assert_eq!(scene.client.look_up("a").await, Ok(Authorization::Voided));
+    assert!(matches!(scene.client.look_up("a").await, Ok(Authorization::Voided { .. })));
     let items = scene.items("").await;
     assert_eq!(states(&items), [("authorize", "voided"), ("void", "voided")]);
     assert_eq!(items[1]["amount"]["amount"], 1999);
@@ -256,7 +256,7 @@ async fn a_restart_knows_everything_but_the_torn_end() {
     for number in 0..50 {
         assert!(is_authorized(&scene.authorize(&format!("k{number}"), "tok_ok").await));
     }
-    assert_eq!(scene.client.void("k7").await, Ok(Authorization::Voided));
+    assert!(matches!(scene.client.void("k7").await, Ok(Authorization::Voided { .. })));
     let path = scene.ledger();
     let whole = std::fs::read(&path).unwrap();
     let torn = [&whole, &whole[..40]].concat();
@@ -268,7 +268,7 @@ async fn a_restart_knows_everything_but_the_torn_end() {
     assert_eq!(scene.simulator.as_ref().unwrap().cut_bytes, 40);
     assert_eq!(std::fs::read(&path).unwrap(), whole);
     assert!(is_authorized(&scene.client.look_up("k0").await));
-    assert_eq!(scene.authorize("k7", "tok_ok").await, Ok(Authorization::Voided));
+    assert!(matches!(scene.authorize("k7", "tok_ok").await, Ok(Authorization::Voided { .. })));
     let Ok(Authorization::Authorized { reference }) = scene.authorize("new", "tok_ok").await else {
         panic!("a restarted provider works")
     };
@@ -308,7 +308,7 @@ async fn captures_and_refunds_stay_within_what_is_held() {
     assert_eq!(scene.call("POST", refunds, &body("r1", 1501)).await.1["code"], "exceeds_captured");
     assert_eq!(scene.call("POST", refunds, &body("r1", 1500)).await.1["refunded"], 1500);
     assert_eq!(scene.call("POST", captures, &body("c3", -1)).await.1["code"], "bad_amount");
-    assert_eq!(scene.client.void("a").await, Ok(Authorization::Voided));
+    assert!(matches!(scene.client.void("a").await, Ok(Authorization::Voided { .. })));
     assert_eq!(scene.call("POST", captures, &body("c4", 1)).await.1["code"], "nothing_held");
     let scene = scene.restarted().await;
     assert_eq!(scene.call("POST", captures, &body("c1", 1500)).await.1["refunded"], 1500);

@@ -1,5 +1,7 @@
 //! The contract, request by request, against a region whose database is in memory.
 
+mod payments;
+
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;

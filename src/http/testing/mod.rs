@@ -86,6 +86,9 @@ impl PaymentGateway for Gateway {
     async fn authorize(&self, request: &AuthorizeRequest) -> Result<Authorization, GatewayError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let reference = format!("ref-{}", request.provider_key);
+        if request.token == "tok_refused" {
+            return Err(GatewayError::Refused("422: bad_amount".to_owned()));
+        }
         let answer = match request.token.as_str() {
             "tok_ok" => Authorization::Authorized { reference },
             "tok_fraud" => Authorization::Declined { code: "fraud".to_owned() },
@@ -101,8 +104,13 @@ impl PaymentGateway for Gateway {
     }
 
     async fn void(&self, key: &str) -> Result<Authorization, GatewayError> {
-        self.answers.lock().unwrap().insert(key.to_owned(), Authorization::Voided);
-        Ok(Authorization::Voided)
+        let mut answers = self.answers.lock().unwrap();
+        let answer = match answers.get(key) {
+            Some(declined @ Authorization::Declined { .. }) => declined.clone(),
+            _ => Authorization::Voided { reference: format!("ref-{key}") },
+        };
+        answers.insert(key.to_owned(), answer.clone());
+        Ok(answer)
     }
 }
 
