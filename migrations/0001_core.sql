@@ -27,14 +27,18 @@ CREATE TABLE orders (
     created_hlc         text   NOT NULL,
     updated_hlc         text   NOT NULL,
     chain_hash          text   NOT NULL,
-    document            json   NOT NULL
+    document            json   NOT NULL,
+    -- Changes once in the life of few orders, unlike the status: an index over it leaves the other updates
+    -- heap-only.
+    stands              boolean NOT NULL GENERATED ALWAYS AS (status <> 'cancelled') STORED
 ) WITH (fillfactor = 50);
 -- An order is written again soon after it was placed, within half a page of room for it (HOT). Documents
 -- are JSON of a kilobyte or more: lz4 is a quarter of pglz's CPU for nearly its size.
 ALTER TABLE orders ALTER COLUMN document SET COMPRESSION lz4;
 CREATE INDEX orders_by_customer ON orders (customer_id, order_id DESC) WHERE customer_id IS NOT NULL;
-CREATE UNIQUE INDEX orders_by_channel_ref ON orders (home_region, channel, channel_order_ref)
-    WHERE channel_order_ref IS NOT NULL;
+-- A reference of a channel has one standing order in each region; two regions' are settled (`contested`).
+CREATE UNIQUE INDEX orders_by_channel_ref ON orders (channel, channel_order_ref, home_region)
+    WHERE channel_order_ref IS NOT NULL AND stands;
 
 -- One row per commit to an order: its events in a JSON array, each payload to the byte as it was hashed.
 CREATE TABLE order_events (
@@ -74,7 +78,8 @@ CREATE TABLE idempotency (
     PRIMARY KEY (principal, key, region)
 );
 
--- Orders of ours whose intent another region took as well, until one of the two has yielded.
+-- Orders of ours whose intent or channel reference another region took as well, until one of the two has
+-- yielded.
 CREATE TABLE contested (
     order_id        uuid NOT NULL,
     other_order_id  uuid NOT NULL,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::domain::idempotency::{IntentRecord, StockRefusal, StoredAnswer};
 use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
-use crate::domain::order::{EventBody, OrderRecord};
+use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
 use crate::ports::{Needs, RightsSource};
 use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
-use crate::types::{OrderId, SagaId, Sku, StockKey};
+use crate::types::{OrderId, RegionId, SagaId, Sku, StockKey};
 
 use super::{Command, Region, Workspace, WriteError, Writer};
 
@@ -43,10 +43,17 @@ pub enum PlaceOutcome {
         /// It was refused before.
         replayed: bool,
     },
-    /// Another region took this intent; the copy of its order, if it has arrived.
-    Elsewhere(IntentRecord, Option<Arc<OrderRecord>>),
+    /// Another region took this intent or this channel reference.
+    Elsewhere {
+        /// Which.
+        home: RegionId,
+        /// The copy of its order, if it has arrived.
+        copy: Option<Arc<OrderRecord>>,
+    },
     /// The key was used for another request.
     KeyReused,
+    /// The channel reference names an order that is not the asker's to see.
+    ChannelRefTaken,
     /// The rights held here don't suffice: ask the peers.
     Short(Vec<Shortage>),
     /// The request can't be an order.
@@ -70,9 +77,8 @@ impl Command for PlaceOrder {
         if let Some(known) = self.known_intent(workspace) {
             return known;
         }
-        let same_ref = self.channel_ref().and_then(|key| workspace.view.channel_refs.get(&key));
-        if let Some(record) = same_ref.and_then(|id| workspace.view.orders.get(id)) {
-            return PlaceOutcome::Replayed(Arc::clone(record));
+        if let Some(known) = self.known_reference(workspace) {
+            return known;
         }
         if workspace.region.is_draining() {
             return PlaceOutcome::Draining;
@@ -110,16 +116,20 @@ impl PlaceOrder {
         };
         let is_own = |record: &&IntentRecord| record.region == workspace.region.id;
         let own = records.iter().filter(stands).find(is_own);
-        let record = own
-            .or_else(|| records.iter().find(stands))
-            .or_else(|| records.iter().find(is_own))
-            .or_else(|| records.first())?;
+        let standing = own.or_else(|| records.iter().find(stands));
+        let record =
+            standing.or_else(|| records.iter().find(is_own)).or_else(|| records.first())?;
         if record.body_hash != self.body_hash {
             return Some(PlaceOutcome::KeyReused);
         }
+        if standing.is_none()
+            && let Some(other) = self.known_reference(workspace)
+        {
+            return Some(other);
+        }
         let order = record.order_id.and_then(|id| workspace.view.orders.get(&id)).cloned();
         if !is_own(&record) {
-            return Some(PlaceOutcome::Elsewhere(record.clone(), order));
+            return Some(PlaceOutcome::Elsewhere { home: record.region, copy: order });
         }
         match (&record.answer, order) {
             (Some(StoredAnswer::InsufficientStock(refusals)), _) => {
@@ -128,6 +138,29 @@ impl PlaceOrder {
             (_, Some(order)) => Some(PlaceOutcome::Replayed(order)),
             (_, None) => Some(PlaceOutcome::KeyReused),
         }
+    }
+
+    /// The order that stands under the channel's reference, in whichever region. One that was refused or
+    /// cancelled speaks no more for it. Of several, until all but one have yielded, the one that will stay.
+    fn known_reference(&self, workspace: &Workspace<'_>) -> Option<PlaceOutcome> {
+        let ids = workspace.view.channel_refs.get(&self.channel_ref()?)?;
+        let orders = ids.iter().filter_map(|id| workspace.view.orders.get(id));
+        let standing = orders.filter(|record| record.order.status() != OrderStatus::Cancelled);
+        let (seen, foreign): (Vec<_>, Vec<_>) = standing.partition(|record| self.may_see(record));
+        let Some(record) = seen.into_iter().min_by_key(|record| record.precedence()) else {
+            return (!foreign.is_empty()).then_some(PlaceOutcome::ChannelRefTaken);
+        };
+        let (home, record) = (record.order.home_region, Arc::clone(record));
+        Some(if home == workspace.region.id {
+            PlaceOutcome::Replayed(record)
+        } else {
+            PlaceOutcome::Elsewhere { home, copy: Some(record) }
+        })
+    }
+
+    fn may_see(&self, record: &OrderRecord) -> bool {
+        let only = self.request.sees_only.as_ref();
+        only.is_none() || only == record.order.customer_id.as_ref()
     }
 
     fn take(
@@ -168,7 +201,7 @@ impl PlaceOrder {
             first_at_ms: now_ms,
         };
         if let Some(reference) = self.channel_ref() {
-            workspace.view.channel_refs.insert(reference, order.id);
+            workspace.view.channel_refs.entry(reference).or_default().push(order.id);
         }
         let mut made = workspace.change_order(None);
         let stamp = workspace.tick();

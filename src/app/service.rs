@@ -75,7 +75,7 @@ pub enum Placement {
         /// It was refused before.
         replayed: bool,
     },
-    /// Another region took this intent: ask there; when it can't be asked, the copy is the best answer.
+    /// Another region took this intent or this channel reference: ask there; when it can't be asked, the copy is the best answer.
     Elsewhere {
         /// Which.
         home: RegionId,
@@ -84,6 +84,8 @@ pub enum Placement {
     },
     /// The key was used for another request.
     KeyReused,
+    /// The channel reference names an order that is not the asker's to see.
+    ChannelRefTaken,
     /// The same intent is being carried out right now.
     InFlight,
     /// The request can't be an order.
@@ -193,10 +195,9 @@ impl App {
             Ok(PlaceOutcome::OutOfStock { refusals, replayed }) => {
                 Placement::OutOfStock { refusals, replayed }
             }
-            Ok(PlaceOutcome::Elsewhere(record, copy)) => {
-                Placement::Elsewhere { home: record.region, copy }
-            }
+            Ok(PlaceOutcome::Elsewhere { home, copy }) => Placement::Elsewhere { home, copy },
             Ok(PlaceOutcome::KeyReused) => Placement::KeyReused,
+            Ok(PlaceOutcome::ChannelRefTaken) => Placement::ChannelRefTaken,
             Ok(PlaceOutcome::Rejected(rejection)) => Placement::Rejected(rejection),
             Ok(PlaceOutcome::Draining) => Placement::Draining,
             Ok(PlaceOutcome::Short(_)) => unreachable!("place_order answers no shortage"),

@@ -56,8 +56,8 @@ pub struct View {
     pub orders: BTreeMap<OrderId, Arc<OrderRecord>>,
     /// Own sagas.
     pub sagas: BTreeMap<SagaId, SagaRecord>,
-    /// Own orders only.
-    pub channel_refs: BTreeMap<(String, String), OrderId>,
+    /// Orders that stand under a channel's reference: one a region that took it.
+    pub channel_refs: BTreeMap<(String, String), Vec<OrderId>>,
     /// Nodes, active or not.
     pub nodes: BTreeMap<NodeId, Node>,
     /// Absent where nothing was ever received or granted.

@@ -268,11 +268,12 @@ async fn write_orders<'a>(
             events: json,
         });
     }
-    if new.len() > 0 {
-        new.insert(encode::INSERT_ORDERS, connection).await?;
-    }
+    // An order that is cancelled leaves its channel reference to a new one of the same group.
     if changed.len() > 0 && changed.update(connection).await? != changed.len() as u64 {
         return Err(Problem::Conflict("an order changed meanwhile"));
+    }
+    if new.len() > 0 {
+        new.insert(encode::INSERT_ORDERS, connection).await?;
     }
     if !changes.orders.is_empty() {
         events.insert(connection).await?;

@@ -24,8 +24,8 @@ ORDER BY i.first_at_ms, i.region";
 
 const CHANNEL_REFS: &str = "
 SELECT o.order_id, o.channel, o.channel_order_ref
-FROM orders o JOIN unnest($2::text[], $3::text[]) AS u(channel, channel_order_ref)
-     ON o.home_region = $1 AND o.channel = u.channel AND o.channel_order_ref = u.channel_order_ref";
+FROM orders o JOIN unnest($1::text[], $2::text[]) AS u(channel, channel_order_ref)
+     ON o.channel = u.channel AND o.channel_order_ref = u.channel_order_ref AND o.stands";
 
 pub(crate) const ORDERS: &str = "
 SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document::text AS document
@@ -80,14 +80,14 @@ impl PgStore {
         }
         if !needs.channel_refs.is_empty() {
             let rows = sqlx::query(CHANNEL_REFS)
-                .bind(self.region.as_str())
                 .bind(needs.channel_refs.iter().map(|(channel, _)| channel).collect::<Vec<_>>())
                 .bind(needs.channel_refs.iter().map(|(_, own)| own).collect::<Vec<_>>())
                 .fetch_all(&mut **lease)
                 .await?;
             for row in rows {
                 let key = (row.try_get("channel")?, row.try_get("channel_order_ref")?);
-                view.channel_refs.insert(key, OrderId(row.try_get("order_id")?));
+                let id = OrderId(row.try_get("order_id")?);
+                view.channel_refs.entry(key).or_default().push(id);
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ impl PgStore {
         view: &mut View,
     ) -> Result<(), sqlx::Error> {
         let of_intents = view.intents.values().flatten().filter_map(|record| record.order_id);
-        let of_refs = view.channel_refs.values().copied();
+        let of_refs = view.channel_refs.values().flatten().copied();
         let wanted = needs.orders.iter().copied().chain(of_intents).chain(of_refs);
         let mut ids: Vec<Uuid> = wanted.map(|id| id.0).collect();
         ids.sort_unstable();

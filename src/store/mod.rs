@@ -4,6 +4,7 @@
 //! [`STATEMENTS`], so that one test can prepare every one of them on the migrated schema.
 
 mod commit;
+mod contests;
 mod copies;
 mod encode;
 mod lease;
@@ -32,6 +33,7 @@ pub(crate) use lease::{Lease, within};
 /// Every statement of this module.
 pub const STATEMENTS: &[&[&str]] = &[
     commit::STATEMENTS,
+    contests::STATEMENTS,
     copies::STATEMENTS,
     load::STATEMENTS,
     read::STATEMENTS,
@@ -47,7 +49,7 @@ pub struct PgStore {
     pool: sqlx::PgPool,
     region: RegionId,
     deadline: Duration,
-    recent_intents: Arc<Mutex<copies::RecentIntents>>,
+    recent_claims: Arc<Mutex<contests::RecentClaims>>,
 }
 
 impl PgStore {
@@ -66,7 +68,7 @@ impl PgStore {
             // before each use would double the round trips.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { pool, region, deadline, recent_intents: Arc::default() })
+        Ok(Self { pool, region, deadline, recent_claims: Arc::default() })
     }
 
     /// Closes every connection. Waits for those in use.

@@ -20,7 +20,8 @@ use crate::replication::{
 };
 use crate::types::{Epoch, HlcTimestamp, RegionId};
 
-use super::copies::{self, CopyProblem, RecentIntents};
+use super::contests::RecentClaims;
+use super::copies::{self, CopyProblem};
 use super::encode::{is_passing, parsed, signed, unsigned};
 use super::{PgStore, within};
 
@@ -140,7 +141,7 @@ impl ReplicationStore for PgStore {
     ) -> Result<Applied, ReplicationError> {
         let Some(last) = batch.last() else { return Ok(Applied::Done) };
         // Everything that needs no connection comes before one is taken.
-        let copies = copies::read(batch).map_err(|problem| refusal(last.origin, problem))?;
+        let mut copies = copies::read(batch).map_err(|problem| refusal(last.origin, problem))?;
         let mut lease = self.lease().await.map_err(unavailable)?;
         let work = async {
             sqlx::query("BEGIN").execute(&mut *lease).await?;
@@ -166,13 +167,13 @@ impl ReplicationStore for PgStore {
         lease.keep();
         let applied = done.map_err(|problem| refusal(last.origin, problem))?;
         if applied == Applied::Done {
-            self.recent_intents().copied(copies.into_intents(), now_ms);
+            self.recent_claims().copied(copies.claims(), now_ms);
         }
         Ok(applied)
     }
 
     async fn find_contests(&self, now_ms: u64) -> Result<(), ReplicationError> {
-        let look = self.recent_intents().due(now_ms);
+        let look = self.recent_claims().due(now_ms);
         if look.is_empty() {
             return Ok(());
         }
@@ -184,11 +185,11 @@ impl ReplicationStore for PgStore {
         };
         match found.await {
             Ok(()) => {
-                self.recent_intents().done(&look);
+                self.recent_claims().done(&look);
                 Ok(())
             }
             Err(error) => {
-                self.recent_intents().failed(look);
+                self.recent_claims().failed(look);
                 Err(unavailable(error))
             }
         }
@@ -216,8 +217,8 @@ impl ReplicationStore for PgStore {
 }
 
 impl PgStore {
-    fn recent_intents(&self) -> MutexGuard<'_, RecentIntents> {
-        self.recent_intents.lock().expect("no panic while held")
+    fn recent_claims(&self) -> MutexGuard<'_, RecentClaims> {
+        self.recent_claims.lock().expect("no panic while held")
     }
 
     fn envelope(

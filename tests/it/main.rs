@@ -9,6 +9,7 @@
 mod bus;
 mod hang_ups;
 mod payment_simulator;
+mod references;
 mod replication;
 mod replication_store;
 mod rights;

@@ -171,6 +171,13 @@ pub struct OrderRecord {
     pub updated_hlc: HlcTimestamp,
 }
 
+impl OrderRecord {
+    /// Of two orders of which only one may stand, the one that comes first stays.
+    pub fn precedence(&self) -> (HlcTimestamp, OrderId) {
+        (self.created_hlc, self.order.id)
+    }
+}
+
 impl Line {
     /// Price of all units.
     pub fn total_minor(&self) -> i64 {

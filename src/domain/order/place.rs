@@ -27,6 +27,8 @@ pub struct PlaceRequest {
     pub channel_order_ref: Option<String>,
     /// Absent for guests.
     pub customer_id: Option<CustomerId>,
+    /// The asker is this customer and sees no other's orders (I-27); `None` sees all.
+    pub sees_only: Option<CustomerId>,
     /// For notifications.
     pub email: Option<String>,
     /// Of every amount.
@@ -306,6 +308,7 @@ mod tests {
             channel: "web".to_owned(),
             channel_order_ref: None,
             customer_id: None,
+            sees_only: None,
             email: None,
             currency: "EUR".parse().unwrap(),
             lines: Vec::new(),

@@ -40,7 +40,8 @@ pub(in crate::http) struct PlaceOrderBody {
     #[serde(default = "web")]
     #[schema(example = "web")]
     channel: String,
-    /// The channel's own name of the order; the same one again answers the same order.
+    /// The channel's own name of the order; the same one again answers the same order, but to another
+    /// customer (`channel_ref_taken`), unless that order was refused or cancelled.
     #[serde(default)]
     channel_order_ref: Option<String>,
     /// Whose order. A customer's token orders for that customer only.
@@ -201,6 +202,7 @@ impl PlaceOrderBody {
             channel: self.channel.clone(),
             channel_order_ref,
             customer_id,
+            sees_only: caller.customer_id.clone(),
             email,
             currency,
             lines,

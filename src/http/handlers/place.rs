@@ -49,7 +49,7 @@ const RETRY_DRAINING_S: u32 = 1;
         (status = 400, description = "`malformed_json`, `idempotency_key_required`", body = ProblemBody<'_>, content_type = "application/problem+json"),
         (status = 402, description = "`payment_declined`", body = ProblemBody<'_>, content_type = "application/problem+json"),
         (status = 408, description = "`request_timeout`", body = ProblemBody<'_>, content_type = "application/problem+json"),
-        (status = 409, description = "`insufficient_stock` with `shortages`, `idempotency_in_flight`", body = ProblemBody<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "`insufficient_stock` with `shortages`, `channel_ref_taken`, `idempotency_in_flight`", body = ProblemBody<'_>, content_type = "application/problem+json"),
         (status = 413, description = "`payload_too_large`", body = ProblemBody<'_>, content_type = "application/problem+json"),
         (status = 422, description = "`validation_failed`, `fraud_rejected`, `idempotency_key_reused`", body = ProblemBody<'_>, content_type = "application/problem+json"),
         (status = 503, description = "`region_draining`, `dependency_unavailable`, `overloaded`, with `Retry-After`", body = ProblemBody<'_>, content_type = "application/problem+json"),
@@ -136,6 +136,11 @@ fn answer(placement: Placement) -> Response {
             mark(out_of_stock(&refusals).into_response(), replayed)
         }
         Placement::KeyReused => key_reused().into_response(),
+        Placement::ChannelRefTaken => Problem::new(
+            Code::ChannelRefTaken,
+            "channel_order_ref names an order that is not yours; nothing was done",
+        )
+        .into_response(),
         Placement::InFlight => Problem::new(
             Code::IdempotencyInFlight,
             "the first request with this Idempotency-Key is still being worked on; nothing is done twice",

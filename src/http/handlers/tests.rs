@@ -1,6 +1,8 @@
 //! The contract, request by request, against a region whose database is in memory.
 
+mod elsewhere;
 mod payments;
+mod references;
 
 use std::sync::atomic::Ordering;
 
@@ -403,48 +405,4 @@ async fn sagas_are_listed_and_tried_again() {
         shop.door.answer(request("POST", &format!("/api/v1/admin/sagas/{id}/retry"), Some(&admin)))
     };
     assert_eq!(retry().await.status(), 200);
-}
-
-#[tokio::test]
-async fn what_is_elsewhere_is_asked_for_there() {
-    let there = shop(10).await;
-    let placed = there.place("k1", &order_body("A-1", 1, "tok_ok")).await;
-    let location = header(&placed, "location").to_owned();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let stop = tokio_util::sync::CancellationToken::new();
-    let limits = super::super::server::Limits::default();
-    let serving = super::super::server::serve(listener, there.door.clone(), limits, stop.clone());
-    let serving = crate::runtime::spawn_named("test peer", serving);
-    let eu_west = "eu-west".parse().unwrap();
-    let issuer = Some(there.fixture.dir.path().to_owned());
-    let peers = [(eu_west, url)].into();
-    let here = Fixture::with(Choices { region: "us-east", peers, issuer, ..Choices::default() });
-    let door = door(here.context.clone());
-    let answer = door.answer(request("GET", &location, Some(&there.alice))).await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(
-        (header(&answer, "x-region"), header(&answer, "x-home-region")),
-        ("eu-west", "eu-west")
-    );
-    let bob = there.fixture.token(Role::Customer, "bob");
-    assert_eq!(door.answer(request("GET", &location, Some(&bob))).await.status(), 404);
-    let mut looping = request("GET", &location, Some(&there.alice));
-    looping.headers_mut().insert("x-entrepot-forwarded", "ap-south".parse().unwrap());
-    let answer = door.answer(looping).await;
-    assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
-    // A copy is shown as one; the strong answer is the home's.
-    let id = location.rsplit('/').next().unwrap().parse().unwrap();
-    let record = there.fixture.store.tables.lock().unwrap().orders[&id].clone();
-    here.store.tables.lock().unwrap().orders.insert(id, record);
-    let copy = json_of(door.answer(request("GET", &location, Some(&there.alice))).await).await;
-    assert!(copy["stale_as_of"].is_string());
-    let strong = format!("{location}?consistency=strong");
-    let answer = json_of(door.answer(request("GET", &strong, Some(&there.alice))).await).await;
-    assert_eq!(answer["stale_as_of"], Value::Null);
-    stop.cancel();
-    serving.await.unwrap();
-    let answer = door.answer(request("GET", &strong, Some(&there.alice))).await;
-    assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "2"));
-    assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::NodeStock;
-use crate::domain::order::{Event, OrderRecord};
+use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::escrow::Row;
 use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Shelf};
 use crate::ports::{
@@ -34,6 +34,11 @@ pub(in crate::http) struct Tables {
 pub(in crate::http) struct Memory {
     own: RegionId,
     pub(in crate::http) tables: Mutex<Tables>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "for `filter`")]
+fn stands(record: &&Arc<OrderRecord>) -> bool {
+    record.order.status() != OrderStatus::Cancelled
 }
 
 fn spendable(row: &Row) -> u64 {
@@ -78,13 +83,11 @@ impl Store for Memory {
                 ids.filter_map(|id| Some((id, tables.orders.get(&id)?.clone()))).collect();
             let pick = |id: &SagaId| Some((*id, tables.sagas.get(id)?.clone()));
             view.sagas = needs.sagas.iter().filter_map(pick).collect();
-            for order in
-                tables.orders.values().filter(|record| record.order.home_region == self.own)
-            {
+            for order in tables.orders.values().filter(stands) {
                 let reference = order.order.channel_order_ref.clone();
                 let key = reference.map(|reference| (order.order.channel.clone(), reference));
                 if let Some(key) = key.filter(|key| needs.channel_refs.contains(key)) {
-                    view.channel_refs.insert(key, order.order.id);
+                    view.channel_refs.entry(key).or_default().push(order.order.id);
                     view.orders.insert(order.order.id, order.clone());
                 }
             }
@@ -208,7 +211,24 @@ impl Reader for Memory {
     }
 
     async fn contested(&self, _: u32) -> Result<Vec<Contested>, StoreError> {
-        Ok(Vec::new())
+        let named = |record: &OrderRecord| {
+            let order = &record.order;
+            (order.channel.clone(), order.channel_order_ref.clone(), order.customer_id.clone())
+        };
+        self.read(|tables| {
+            let (own, others): (Vec<_>, Vec<_>) = tables
+                .orders
+                .values()
+                .filter(|record| record.order.channel_order_ref.is_some())
+                .partition(|record| record.order.home_region == self.own);
+            let pairs = own.iter().flat_map(|own| others.iter().map(move |other| (own, other)));
+            let same = pairs.filter(|(own, other)| named(own) == named(other));
+            same.map(|(own, other)| Contested {
+                own: own.as_ref().clone(),
+                other: other.as_ref().clone(),
+            })
+            .collect()
+        })
     }
 
     async fn settled(&self, _: OrderId, _: OrderId) -> Result<(), StoreError> {
@@ -222,7 +242,8 @@ impl Reader for Memory {
 
 #[async_trait]
 impl SagaQueue for Memory {
-    async fn claim(&self, _: u64, _: u64, _: u32) -> Result<Vec<SagaRecord>, StoreError> {
-        Ok(Vec::new())
+    async fn claim(&self, now_ms: u64, _: u64, _: u32) -> Result<Vec<SagaRecord>, StoreError> {
+        let due = |saga: &&SagaRecord| !saga.state.is_over() && saga.due_at_ms <= now_ms;
+        self.read(|tables| tables.sagas.values().filter(due).cloned().collect())
     }
 }

@@ -115,6 +115,11 @@ impl PaymentGateway for Gateway {
 }
 
 impl Gateway {
+    /// Money is held under the key.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        matches!(self.answers.lock().unwrap().get(key), Some(Authorization::Authorized { .. }))
+    }
+
     /// What is pending is held from now on.
     pub(super) fn authorize_all(&self) {
         for answer in self.answers.lock().unwrap().values_mut() {

@@ -46,12 +46,39 @@ pub(crate) fn order_id(number: u8, serial: u64) -> OrderId {
 
 /// A new order of nothing much.
 pub(crate) fn placed(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
-    let order = serde_json::json!({
+    placed_with(region, id, time, serde_json::json!({}))
+}
+
+/// A new order that stands, under a channel's own reference.
+pub(crate) fn referenced(
+    region: RegionId,
+    id: OrderId,
+    time: u64,
+    reference: &str,
+    customer: &str,
+) -> OrderWrite {
+    let line = serde_json::json!({
+        "id": id, "sku": "x", "quantity": 1, "unit_minor": 0, "allocations": [],
+    });
+    let more = serde_json::json!({
+        "channel_order_ref": reference, "customer_id": customer, "lines": [line],
+    });
+    placed_with(region, id, time, more)
+}
+
+fn placed_with(
+    region: RegionId,
+    id: OrderId,
+    time: u64,
+    mut more: serde_json::Value,
+) -> OrderWrite {
+    let mut order = serde_json::json!({
         "id": id, "number": id.to_string(), "home_region": region, "channel": "web",
         "currency": "EUR", "lines": [], "shipping_option": "standard", "payments": [],
         "shipping_address": {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "DE"},
         "allow_split": true, "created_at_ms": time, "updated_at_ms": time,
     });
+    order.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
     let order = serde_json::from_value(order).unwrap();
     next(region, None, time, EventBody::Placed(Box::new(order)))
 }

@@ -1,0 +1,82 @@
+//! What only another region can answer.
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::super::server;
+use super::*;
+
+/// A shop in eu-west that listens, and a region that has it for a neighbor.
+pub(super) struct Neighbors {
+    pub(super) there: Shop,
+    pub(super) here: Fixture,
+    pub(super) door: FrontDoor,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Neighbors {
+    pub(super) async fn new(units: u64) -> Self {
+        let there = shop(units).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let limits = server::Limits::default();
+        let serving = server::serve(listener, there.door.clone(), limits, stop.clone());
+        let serving = crate::runtime::spawn_named("test peer", serving);
+        let issuer = Some(there.fixture.dir.path().to_owned());
+        let peers = [("eu-west".parse().unwrap(), url)].into();
+        let choices = Choices { region: "us-east", peers, issuer, ..Choices::default() };
+        let here = Fixture::with(choices);
+        let door = door(here.context.clone());
+        Self { there, here, door, stop, serving }
+    }
+
+    pub(super) async fn get(&self, path: &str, token: &str) -> Response<Body> {
+        self.door.answer(request("GET", path, Some(token))).await
+    }
+
+    /// The order arrives here as a copy.
+    pub(super) fn copy(&self, location: &str) {
+        let id = location.rsplit('/').next().unwrap().parse().unwrap();
+        let record = self.there.fixture.store.tables.lock().unwrap().orders[&id].clone();
+        self.here.store.tables.lock().unwrap().orders.insert(id, record);
+    }
+
+    /// The neighbor is gone.
+    pub(super) async fn stop(&mut self) {
+        self.stop.cancel();
+        (&mut self.serving).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_elsewhere_is_asked_for_there() {
+    let mut regions = Neighbors::new(10).await;
+    let placed = regions.there.place("k1", &order_body("A-1", 1, "tok_ok")).await;
+    let location = header(&placed, "location").to_owned();
+    let alice = regions.there.alice.clone();
+    let answer = regions.get(&location, &alice).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(
+        (header(&answer, "x-region"), header(&answer, "x-home-region")),
+        ("eu-west", "eu-west")
+    );
+    let bob = regions.there.fixture.token(Role::Customer, "bob");
+    assert_eq!(regions.get(&location, &bob).await.status(), 404);
+    let mut looping = request("GET", &location, Some(&alice));
+    looping.headers_mut().insert("x-entrepot-forwarded", "ap-south".parse().unwrap());
+    let answer = regions.door.answer(looping).await;
+    assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
+    // A copy is shown as one; the strong answer is the home's.
+    regions.copy(&location);
+    let copy = json_of(regions.get(&location, &alice).await).await;
+    assert!(copy["stale_as_of"].is_string());
+    let strong = format!("{location}?consistency=strong");
+    let answer = json_of(regions.get(&strong, &alice).await).await;
+    assert_eq!(answer["stale_as_of"], Value::Null);
+    regions.stop().await;
+    let answer = regions.get(&strong, &alice).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "2"));
+    assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
+}
