@@ -220,7 +220,8 @@ enum Found {
 }
 
 /// The order, if the caller may see it: from here, or from its home when that is asked for or when
-/// it has not been copied yet.
+/// it has not been copied yet. A copy that the caller may not see is treated as one that has not, so that
+/// neither the answer nor who gives it tells an order of somebody else's from none (I-27).
 async fn find(
     context: &Context,
     caller: &Caller,
@@ -237,9 +238,8 @@ async fn find(
         Some(record) if caller.may_see(record.order.customer_id.as_ref()) => {
             Ok(Found::Here(record))
         }
-        Some(_) => Err(absent()),
-        None if own => Err(absent()),
-        None => {
+        Some(_) | None if own => Err(absent()),
+        Some(_) | None => {
             let asked = context.ask(home, origin, Bytes::new(), std::time::Duration::ZERO);
             asked.await.map(Found::Elsewhere)
         }
