@@ -2,7 +2,8 @@
 //!
 //! The client's own token goes along: the other region checks it as if the client had come there. A
 //! forwarded request is never forwarded again (`X-Entrepot-Forwarded`), so regions that disagree
-//! about who is responsible answer 503 instead of passing it around.
+//! about who is responsible answer 503 instead of passing it around. The load balancer takes that header
+//! off what comes from outside; only the name of a region of the deployment counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +25,9 @@ use super::problem::{Code, Problem};
 
 /// Set by the region that forwards, to its own name.
 pub const X_ENTREPOT_FORWARDED: HeaderName = HeaderName::from_static("x-entrepot-forwarded");
+
+/// Set by the load balancer: the region that the client's requests usually go to.
+const X_PREFERRED_REGION: HeaderName = HeaderName::from_static("x-preferred-region");
 
 /// For a connection to a peer: three of the slowest round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
@@ -91,8 +95,8 @@ impl Forwarder {
         body: Bytes,
         patience: Duration,
     ) -> Result<Response<Body>, Problem> {
-        if let Some(by) = origin.headers.get(X_ENTREPOT_FORWARDED) {
-            tracing::warn!(trace_id = %origin.trace, ?by, %to, "a forwarded request would be forwarded again");
+        if let Some(by) = origin.forwarded_by {
+            tracing::warn!(trace_id = %origin.trace, %by, %to, "a forwarded request would be forwarded again");
             return Err(unavailable(to, "the regions don't agree on who is responsible"));
         }
         let base = self.peers.get(&to).ok_or_else(|| unavailable(to, "it has no known address"))?;
@@ -158,13 +162,22 @@ pub(super) struct Origin {
     uri: Uri,
     headers: HeaderMap,
     trace: TraceId,
+    forwarded_by: Option<RegionId>,
 }
 
 impl Origin {
-    /// Whether a peer sent this request here.
-    pub(super) fn is_forwarded(&self) -> bool {
-        self.headers.contains_key(X_ENTREPOT_FORWARDED)
+    /// Whether an earlier attempt of this request may have gone to another region: the client's home by
+    /// its token, else where the load balancer would have sent it. The header is anybody's to set. It
+    /// decides no more than whether the peers are asked for the intent first, which costs a forger time
+    /// and harms nobody.
+    pub(super) fn has_strayed(&self, own: RegionId, home: Option<RegionId>) -> bool {
+        let usual = home.or_else(|| region(&self.headers, &X_PREFERRED_REGION));
+        self.forwarded_by.is_none() && usual.is_some_and(|usual| usual != own)
     }
+}
+
+fn region(headers: &HeaderMap, name: &HeaderName) -> Option<RegionId> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 impl FromRequestParts<Context> for Origin {
@@ -175,11 +188,51 @@ impl FromRequestParts<Context> for Origin {
         context: &Context,
     ) -> Result<Self, Self::Rejection> {
         let trace = parts.extensions.get::<TraceId>().copied();
+        // A client's nonsense must not keep its request from the region that can answer it.
+        let region_of = &context.app.region;
+        let is_peer = |by: &RegionId| *by != region_of.id && region_of.numbers.contains_key(by);
+        let forwarded_by = region(&parts.headers, &X_ENTREPOT_FORWARDED).filter(is_peer);
         Ok(Self {
+            forwarded_by,
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             headers: parts.headers.clone(),
             trace: trace.unwrap_or_else(|| TraceId::of(&parts.headers, context.ids.as_ref())),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_strays_from_its_tokens_home_or_else_from_where_the_balancer_sends_it() {
+        let name = |name: &str| name.parse::<RegionId>().unwrap();
+        for (home, preferred, forwarded_by, strayed) in [
+            (None, None, None, false),
+            (Some("eu-west"), None, None, true),
+            (Some("us-east"), None, None, false),
+            (None, Some("eu-west"), None, true),
+            (None, Some("us-east"), None, false),
+            (Some("us-east"), Some("eu-west"), None, false),
+            (Some("eu-west"), Some("us-east"), None, true),
+            (None, Some("NO REGION"), None, false),
+            (Some("eu-west"), Some("eu-west"), Some("eu-west"), false),
+        ] {
+            let header = preferred.map(|value| (X_PREFERRED_REGION, value.parse().unwrap()));
+            let origin = Origin {
+                method: Method::POST,
+                uri: Uri::from_static("/api/v1/orders"),
+                headers: header.into_iter().collect(),
+                trace: TraceId::of(
+                    &HeaderMap::new(),
+                    &crate::runtime::RandomIds::new(crate::runtime::SystemClock::new()),
+                ),
+                forwarded_by: forwarded_by.map(name),
+            };
+            let is = origin.has_strayed(name("us-east"), home.map(name));
+            assert_eq!(is, strayed, "{home:?} {preferred:?} {forwarded_by:?}");
+        }
     }
 }

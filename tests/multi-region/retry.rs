@@ -64,6 +64,65 @@ async fn a_retry_through_the_load_balancer_when_the_region_just_died() {
     assert_eq!(world.inventory("us-east", &sku).await["reserved"], 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_elsewhere_while_the_first_region_is_alive_and_far_away() {
+    let world = World::enter().await;
+    let sku = world.goods("retried", [10, 10, 10]).await;
+    let cart = cart_of(&sku, 1, &card("tok_ok"));
+    let key = world.fresh("retry");
+    // The copy of the order takes longer than the shopper.
+    world.links(Some("us-east"), "--latency 200ms");
+    let first = world.order_until_told(&world.at("us-east"), &key, &cart).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    // As the load balancer sends it when us-east is busy for a moment: the token names no region.
+    let token = world.token("customer", "alice", None);
+    let url = format!("{}/api/v1/orders", world.at("eu-west"));
+    let call = Call::post(url, &cart).token(&token).key(&key);
+    let again = world.http.send(call.header("x-preferred-region", "us-east")).await.unwrap();
+    world.links(Some("us-east"), "--heal");
+    assert_eq!((again.status, again.order_id()), (201, first.order_id()), "{again:?}");
+    assert!(again.is_replayed(), "{again:?}");
+    assert_eq!(again.header("x-region"), Some("us-east"), "its home answers");
+    world.audit().await;
+    assert_eq!(world.inventory("us-east", &sku).await["reserved"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reference_in_two_regions_that_are_cut_off_has_one_order_in_the_end() {
+    let world = World::enter().await;
+    let sku = world.goods("referenced", [10, 10, 10]).await;
+    let mut cart = cart_of(&sku, 1, &card("tok_ok"));
+    cart["channel_order_ref"] = world.fresh("ref").into();
+    world.links(None, "--cut");
+    let mut orders = Vec::new();
+    for region in ["us-east", "eu-west"] {
+        let answer = world.order_until_told(&world.at(region), &world.fresh("k"), &cart).await;
+        assert_eq!(answer.status, 201, "{region}: {answer:?}");
+        orders.push(answer.order_id());
+    }
+    world.links(None, "--heal");
+    let held = async |id: &str| {
+        let holds = world.authorizations(id).await;
+        holds.iter().filter(|hold| hold.state == "authorized").count()
+    };
+    world
+        .eventually(SETTLED_WITHIN, "the later order yields with its money", async || {
+            let statuses = world.statuses("ap-south").await;
+            let stays = statuses.get(&orders[0])? == "confirmed";
+            let yields = statuses.get(&orders[1])? == "cancelled" && held(&orders[1]).await == 0;
+            (stays && yields).then_some(())
+        })
+        .await;
+    assert_eq!(held(&orders[0]).await, 1);
+    for region in REGIONS {
+        let answer = world.order_until_told(&world.at(region), &world.fresh("k"), &cart).await;
+        assert_eq!((answer.status, answer.order_id()), (201, orders[0].clone()), "{region}");
+        assert!(answer.is_replayed(), "{region}: {answer:?}");
+    }
+    world.audit().await;
+    assert_eq!(world.inventory("us-east", &sku).await["reserved"], 1);
+}
+
 /// Exactly one order of the key is confirmed in every region's eyes; the others are cancelled as
 /// duplicates, and the money is held once.
 async fn one_order_stands(world: &World, point: &str, key: &str) {

@@ -68,6 +68,11 @@ async fn what_is_elsewhere_is_asked_for_there() {
     looping.headers_mut().insert("x-entrepot-forwarded", "ap-south".parse().unwrap());
     let answer = regions.door.answer(looping).await;
     assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
+    for nobody in ["mars", "us-east", "ä"] {
+        let mut forged = request("GET", &location, Some(&alice));
+        forged.headers_mut().insert("x-entrepot-forwarded", nobody.parse().unwrap());
+        assert_eq!(regions.door.answer(forged).await.status(), 200, "{nobody} is no peer");
+    }
     // A copy is shown as one; the strong answer is the home's.
     regions.copy(&location);
     let copy = json_of(regions.get(&location, &alice).await).await;
@@ -79,4 +84,31 @@ async fn what_is_elsewhere_is_asked_for_there() {
     let answer = regions.get(&strong, &alice).await;
     assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "2"));
     assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
+}
+
+#[tokio::test]
+async fn a_copy_of_anothers_order_looks_like_no_order() {
+    let mut regions = Neighbors::new(10).await;
+    let placed = regions.there.place("k1", &order_body("A-1", 1, "tok_ok")).await;
+    let location = header(&placed, "location").to_owned();
+    regions.copy(&location);
+    let bob = regions.there.fixture.token(Role::Customer, "bob");
+    let absent = location.replace("/orders/0", "/orders/1");
+    for status in [404, 503] {
+        let mut answers = Vec::new();
+        for path in [&location, &absent] {
+            let answer = regions.get(path, &bob).await;
+            assert_eq!(answer.status(), status, "{path}");
+            let answered_by = header(&answer, "x-region").to_owned();
+            let mut problem = json_of(answer).await;
+            problem["trace_id"] = Value::Null;
+            answers.push((answered_by, problem));
+        }
+        assert_eq!(answers[0], answers[1]);
+        if status == 404 {
+            regions.stop().await;
+        }
+    }
+    let own = regions.get(&location, &regions.there.alice).await;
+    assert_eq!(own.status(), 200, "the copy is its owner's to see");
 }
