@@ -136,8 +136,9 @@ impl App {
         }
     }
 
-    /// Places an order and waits for its saga at most `wait`. `strayed`: the request belongs to another
-    /// region's shopper, so an earlier attempt may have gone there.
+    /// Places an order and waits for its saga until `wait` is over, counted from now: what was spent on
+    /// asking other regions is no more to be had. `strayed`: the request belongs to another region's
+    /// shopper, so an earlier attempt may have gone there.
     pub async fn place_order(
         &self,
         request: PlaceRequest,
@@ -145,6 +146,11 @@ impl App {
         wait: Duration,
         strayed: bool,
     ) -> Result<Placement, WriteError> {
+        let began_ms = self.region.clock.monotonic_ms();
+        let left = || {
+            let spent_ms = self.region.clock.monotonic_ms() - began_ms;
+            wait.saturating_sub(Duration::from_millis(spent_ms))
+        };
         let Some(_guard) = self.in_flight.enter(&request.intent) else {
             return Ok(Placement::InFlight);
         };
@@ -177,7 +183,7 @@ impl App {
         let placement = match outcome {
             Ok(PlaceOutcome::Placed(order, saga)) => {
                 self.sagas.start(*saga, Arc::clone(&order));
-                self.settle(order, finished, wait, false).await
+                self.settle(order, finished, left(), false).await
             }
             Ok(PlaceOutcome::Replayed(order)) => {
                 let finished = self.completions.wait_for(order.order.id);
@@ -188,7 +194,7 @@ impl App {
                 if ours && let Err(error) = self.sagas.nudge(Arc::clone(&order)).await {
                     tracing::warn!(order = %known, %error, "its saga waits for the recovery");
                 }
-                let placement = self.settle(order, finished, wait, !ours).await;
+                let placement = self.settle(order, finished, left(), !ours).await;
                 self.completions.give_up(known);
                 placement
             }

@@ -34,8 +34,9 @@ const RETRY_DRAINING_S: u32 = 1;
 /// Places an order.
 ///
 /// Reserves stock, has the money held and confirms, all or nothing. The answer waits for the outcome
-/// up to 2 s, or as `Prefer: wait=N` or `respond-async` says. Every refusal leaves no money held and
-/// no stock reserved.
+/// up to 2 s, or as `Prefer: wait=N` or `respond-async` says, counted from the request's arrival.
+/// Finding units in other regions, where this one has too few, comes before and may take longer: until
+/// it is over there is no order to answer with. Every refusal leaves no money held and no stock reserved.
 #[utoipa::path(
     post, path = "/api/v1/orders", tag = "orders",
     params(
@@ -69,9 +70,7 @@ pub(in crate::http) async fn place_order(
     let began_ms = context.clock.monotonic_ms();
     let app = Arc::clone(&context.app);
     let hash = value.hash();
-    // An earlier attempt may have gone to the shopper's own region.
-    let strayed =
-        caller.home_region.is_some_and(|home| home != context.region) && !origin.is_forwarded();
+    let strayed = origin.has_strayed(context.region, caller.home_region);
     // In a task of its own: a client that hangs up must not keep the saga from starting.
     let placing =
         spawn_named(
@@ -81,7 +80,9 @@ pub(in crate::http) async fn place_order(
     let placement = placing.await.map_err(lost_task)?.map_err(Problem::from);
     let response = match placement {
         Ok(Placement::Elsewhere { home, copy }) => {
-            return match (context.ask(home, &origin, raw, wait).await, copy) {
+            let spent = Duration::from_millis(context.clock.monotonic_ms() - began_ms);
+            let left = wait.saturating_sub(spent);
+            return match (context.ask(home, &origin, raw, left).await, copy) {
                 (Ok(response), _) => Ok(response),
                 (Err(_), Some(copy)) => Ok(settled(&copy, true)),
                 (Err(problem), None) => Err(problem),

@@ -18,6 +18,7 @@ use super::super::{FrontDoor, door};
 use crate::gateways::webhook;
 use crate::ports::Clock as _;
 use crate::runtime::SystemClock;
+use crate::types::StockKey;
 
 const ORDERS: &str = "/api/v1/orders";
 
@@ -405,4 +406,18 @@ async fn sagas_are_listed_and_tried_again() {
         shop.door.answer(request("POST", &format!("/api/v1/admin/sagas/{id}/retry"), Some(&admin)))
     };
     assert_eq!(retry().await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_was_spent_on_finding_units_is_not_waited_again() {
+    let shop = shop(1).await;
+    let key = StockKey { sku: "A-1".parse().unwrap(), node: "w-1".parse().unwrap() };
+    let ten_s = std::time::Duration::from_secs(10);
+    *shop.fixture.others.gift.lock().unwrap() = Some((key, 1, ten_s));
+    // The provider decides later, so the answer takes as long as it may.
+    let body = order_body("A-1", 2, "tok_async");
+    let asked = with_prefer(send("POST", ORDERS, &shop.alice, "k1", &body), "wait=10");
+    let answer = tokio::time::timeout(ten_s / 2, shop.door.answer(asked)).await.unwrap();
+    assert_eq!(answer.status(), 202);
+    assert_eq!(json_of(answer).await["saga"]["status"], "running");
 }

@@ -50,6 +50,13 @@ impl Memory {
         Self { own, tables: Mutex::new(Tables::default()) }
     }
 
+    /// Units come in.
+    pub(in crate::http) fn receive(&self, key: &StockKey, units: u64) {
+        let mut tables = self.tables.lock().unwrap();
+        let row = tables.rows.entry(key.clone()).or_insert_with(|| Row::new(Epoch::FIRST));
+        row.received += units;
+    }
+
     fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> Result<T, StoreError> {
         Ok(look(&self.tables.lock().unwrap()))
     }

@@ -5,7 +5,7 @@ mod memory;
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,13 +22,12 @@ use crate::app::{
 use crate::domain::inventory::Shortage;
 use crate::domain::order::OrderRecord;
 use crate::ports::{
-    Authorization, AuthorizeRequest, Clock as _, GatewayError, Obtained, PaymentGateway,
-    RightsSource,
+    Authorization, AuthorizeRequest, Clock, GatewayError, Obtained, PaymentGateway, RightsSource,
 };
 use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet};
 use crate::telemetry::metrics::Metrics;
-use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber};
+use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey};
 
 use super::auth::issuer::{self, Mint};
 use super::auth::{Role, Verifier};
@@ -130,12 +129,51 @@ impl Gateway {
     }
 }
 
-struct Nobody;
+/// The other regions: they have nothing to give, but for what a test puts there.
+#[derive(Default)]
+pub(super) struct Others {
+    /// What the next who asks gets, and how long that takes by the region's clock.
+    pub(super) gift: Mutex<Option<(StockKey, u64, Duration)>>,
+}
+
+struct Asking {
+    others: Arc<Others>,
+    store: Arc<Memory>,
+    clock: Arc<TestClock>,
+}
 
 #[async_trait]
-impl RightsSource for Nobody {
+impl RightsSource for Asking {
     async fn obtain(&self, _: &[Shortage], _: Duration) -> Obtained {
-        Obtained { gained: false, elsewhere: BTreeMap::new() }
+        let gift = self.others.gift.lock().unwrap().take();
+        let gained = gift.is_some();
+        if let Some((key, units, took)) = gift {
+            self.store.receive(&key, units);
+            self.clock.advance(took);
+        }
+        Obtained { gained, elsewhere: BTreeMap::new() }
+    }
+}
+
+/// The machine's time, which a test can let pass.
+pub(super) struct TestClock {
+    system: SystemClock,
+    ahead_ms: AtomicU64,
+}
+
+impl TestClock {
+    fn advance(&self, by: Duration) {
+        self.ahead_ms.fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn wall_ms(&self) -> u64 {
+        self.system.wall_ms()
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        self.system.monotonic_ms() + self.ahead_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -147,6 +185,7 @@ pub(super) struct Fixture {
     pub(super) health: Arc<Switch>,
     pub(super) store: Arc<Memory>,
     pub(super) gateway: Arc<Gateway>,
+    pub(super) others: Arc<Others>,
     pub(super) context: Context,
     tasks: TaskSet,
 }
@@ -185,7 +224,7 @@ impl Fixture {
         issuer::create(dir.path()).unwrap();
         let issuer = choices.issuer.unwrap_or_else(|| dir.path().to_owned());
         let own: RegionId = choices.region.parse().unwrap();
-        let clock = Arc::new(SystemClock::new());
+        let clock = Arc::new(TestClock { system: SystemClock::new(), ahead_ms: 0.into() });
         let ids = Arc::new(RandomIds::new(SystemClock::new()));
         let number = |number| RegionNumber(NonZeroU8::new(number).unwrap());
         let numbers = [("us-east", 1), ("eu-west", 2), ("ap-south", 3)];
@@ -210,6 +249,9 @@ impl Fixture {
             running: Arc::new(Semaphore::new(1_000)),
             lease: Duration::from_secs(10),
         });
+        let others = Arc::new(Others::default());
+        let asking =
+            Arc::new(Asking { others: others.clone(), store: store.clone(), clock: clock.clone() });
         let peers = choices.peers.keys().copied();
         let peers = Arc::new(Mutex::new(Peers::new(own, peers, 1_000)));
         let settings = AppSettings {
@@ -217,8 +259,7 @@ impl Fixture {
             saga_lease: Duration::from_secs(10),
             saga_stuck: Duration::from_mins(5),
         };
-        let app =
-            App::new(region, store.clone(), writer, sagas, Arc::new(Nobody), peers, None, settings);
+        let app = App::new(region, store.clone(), writer, sagas, asking, peers, None, settings);
         let health = Arc::new(Switch(AtomicBool::new(true)));
         let context = Context::new(ContextParts {
             region: own,
@@ -236,7 +277,7 @@ impl Fixture {
             health: health.clone(),
             body_limits: BodyLimits { timeout: choices.body_timeout, ..BodyLimits::default() },
         });
-        Self { dir, health, store, gateway, context, tasks }
+        Self { dir, health, store, gateway, others, context, tasks }
     }
 
     pub(super) fn token(&self, role: Role, subject: &str) -> String {
