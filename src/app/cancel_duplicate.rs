@@ -7,10 +7,14 @@
 //! not from the order, so the order that yields gives back its units and leaves the money to the one
 //! that stays. Two intents with one reference held money each: the order that yields has its own voided
 //! first, by its saga, which is taken up again for that.
+//!
+//! An order may also be undone for a reason of its own (the provider could not be reached, say) before
+//! its region knew of the other one, and void the money both count on. The order that stands then stands
+//! on nothing, and is undone as well: better no order than one that is shipped for no money.
 
 use std::collections::BTreeSet;
 
-use crate::domain::order::{OrderRecord, OrderStatus};
+use crate::domain::order::{OrderRecord, OrderStatus, Payment, PaymentState};
 use crate::ports::{Needs, Reader, StoreError};
 use crate::saga::{CompensationReason, SagaState, Step};
 use crate::types::{OrderId, SagaId};
@@ -25,6 +29,8 @@ const CONTESTED_MAX: u32 = 256;
 enum Ruling {
     /// Cancel ours.
     Yield,
+    /// Cancel ours: the other one's saga voided the money that both counted on.
+    Unpaid,
     /// Nothing to do, now or later.
     Settled,
     /// One of the two is still on its way, or the other must yield and has not yet.
@@ -34,6 +40,7 @@ enum Ruling {
 fn rule(own: &OrderRecord, other: &OrderRecord) -> Ruling {
     use OrderStatus::{Cancelled, Confirmed, Pending};
     match (own.order.status(), other.order.status()) {
+        (Confirmed, Cancelled) if voided_ours(own, other) => Ruling::Unpaid,
         (Cancelled, _) | (Confirmed, Cancelled) => Ruling::Settled,
         (Pending, _) | (_, Pending) => Ruling::NotYet,
         (Confirmed, Confirmed) => {
@@ -43,11 +50,23 @@ fn rule(own: &OrderRecord, other: &OrderRecord) -> Ruling {
     }
 }
 
-/// Cancels an own order in favor of another region's.
+/// Did the other order, which is cancelled, take money with it that ours counts on? One that yielded
+/// left it where it was.
+fn voided_ours(own: &OrderRecord, other: &OrderRecord) -> bool {
+    let cancellation = other.order.cancellation.as_ref();
+    let yielded = cancellation.is_some_and(|why| why.code == CompensationReason::Duplicate.code());
+    let ours = provider_keys(own);
+    let voided = |payment: &Payment| {
+        payment.state == PaymentState::Voided && ours.contains(payment.provider_key.as_str())
+    };
+    !yielded && other.order.payments.iter().any(voided)
+}
+
+/// Cancels an own order that can't stand beside another region's.
 pub struct CancelDuplicate {
     /// Ours.
     pub own: OrderId,
-    /// The one that stays.
+    /// The other one.
     pub other: OrderId,
 }
 
@@ -65,42 +84,54 @@ impl Command for CancelDuplicate {
         let (Some(own), Some(other)) = (orders.get(&self.own), orders.get(&self.other)) else {
             return false;
         };
-        if own.order.home_region != workspace.region.id || rule(own, other) != Ruling::Yield {
+        if own.order.home_region != workspace.region.id {
             return false;
         }
-        if share_money(own, other) {
-            let own = own.clone();
-            advance_saga::cancel(workspace, &own, &CompensationReason::Duplicate, &[]);
-            return true;
+        match rule(own, other) {
+            Ruling::Yield if share_money(own, other) => {
+                let own = own.clone();
+                advance_saga::cancel(workspace, &own, &CompensationReason::Duplicate, &[]);
+                true
+            }
+            Ruling::Yield => take_up_again(workspace, self.own, CompensationReason::Duplicate),
+            Ruling::Unpaid => {
+                take_up_again(workspace, self.own, CompensationReason::PaymentUnavailable)
+            }
+            Ruling::Settled | Ruling::NotYet => false,
         }
-        take_up_again(workspace, SagaId(self.own.0))
     }
 }
 
 /// What the provider holds for one it holds for the other.
 fn share_money(own: &OrderRecord, other: &OrderRecord) -> bool {
-    let keys = |record: &OrderRecord| -> BTreeSet<String> {
-        record.order.payments.iter().map(|payment| payment.provider_key.clone()).collect()
-    };
-    keys(own).is_subset(&keys(other))
+    provider_keys(own).is_subset(&provider_keys(other))
+}
+
+fn provider_keys(record: &OrderRecord) -> BTreeSet<&str> {
+    record.order.payments.iter().map(|payment| payment.provider_key.as_str()).collect()
 }
 
 /// Has the saga of a confirmed order undo it. `false` when it does so already.
-fn take_up_again(workspace: &mut Workspace<'_>, id: SagaId) -> bool {
-    let completed = workspace.saga(id).filter(|saga| saga.state == SagaState::Completed);
+fn take_up_again(
+    workspace: &mut Workspace<'_>,
+    order: OrderId,
+    reason: CompensationReason,
+) -> bool {
+    let completed =
+        workspace.saga(SagaId(order.0)).filter(|saga| saga.state == SagaState::Completed);
     let Some(mut saga) = completed.cloned() else { return false };
     let now_ms = workspace.now_ms;
-    saga.note(Step::Void, CompensationReason::Duplicate.code(), now_ms);
+    saga.note(Step::Void, reason.code(), now_ms);
     saga.state = SagaState::Compensating;
     saga.step = Step::Void;
     saga.attempts = 0;
-    saga.reason = Some(CompensationReason::Duplicate);
+    saga.reason = Some(reason);
     saga.due_at_ms = now_ms;
     workspace.write_saga(saga);
     true
 }
 
-/// Looks at every contested order of this region. Answers how many yielded.
+/// Looks at every contested order of this region. Answers how many are undone.
 pub async fn settle_contested(
     region: &Region,
     reader: &dyn Reader,
@@ -111,11 +142,11 @@ pub async fn settle_contested(
         match rule(&pair.own, &pair.other) {
             Ruling::NotYet => {}
             Ruling::Settled => reader.settled(pair.own.order.id, pair.other.order.id).await?,
-            Ruling::Yield => {
+            Ruling::Yield | Ruling::Unpaid => {
                 let (own, other) = (pair.own.order.id, pair.other.order.id);
                 match writer.submit(CancelDuplicate { own, other }).await {
                     Ok((true, _)) => {
-                        tracing::info!(order = %own, %other, region = %region.id, "yields to the other region's order");
+                        tracing::info!(order = %own, %other, region = %region.id, "can't stand beside the other region's order");
                         yielded += 1;
                     }
                     Ok((false, _)) => {}
@@ -125,4 +156,56 @@ pub async fn settle_contested(
         }
     }
     Ok(yielded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::order::Order;
+    use serde_json::json;
+
+    fn record(key: &str, payment_state: &str, cancelled_for: Option<&str>) -> OrderRecord {
+        let id = "01a1fc10-9d4c-7e5c-b4d9-28fcba41f401";
+        let address =
+            json!({"name": "A", "line1": "B", "city": "C", "postal_code": "1", "country": "DE"});
+        let payment = json!({
+            "id": id, "method": "card", "gateway": "simulator", "provider_key": key, "amount_minor": 5,
+            "state": payment_state, "reference": "auth_1",
+        });
+        let cancellation = cancelled_for.map(|code| json!({"code": code, "detail": "d"}));
+        let allocation = if cancelled_for.is_some() { "released" } else { "held" };
+        let allocation =
+            json!({"reservation_id": id, "node": "n", "quantity": 1, "state": allocation});
+        let line = json!({
+            "id": id, "sku": "S", "quantity": 1, "unit_minor": 5, "allocations": [allocation],
+            "cancelled": u32::from(cancelled_for.is_some()),
+        });
+        let order: Order = serde_json::from_value(json!({
+            "id": id, "number": "1-1", "home_region": "a", "channel": "web", "currency": "EUR",
+            "lines": [line], "shipping_option": "standard", "shipping_address": address,
+            "payments": [payment], "allow_split": true, "created_at_ms": 1, "updated_at_ms": 1,
+            "cancellation": cancellation,
+        }))
+        .unwrap();
+        let hlc = "0001795230544105-00000002-a".parse().unwrap();
+        OrderRecord {
+            order,
+            version: 2,
+            chain_hash: String::new(),
+            created_hlc: hlc,
+            updated_hlc: hlc,
+        }
+    }
+
+    #[test]
+    fn an_order_does_not_stand_on_money_that_the_other_one_voided() {
+        let ours = record("k", "authorized", None);
+        let voided = |key, code| record(key, "voided", Some(code));
+        assert_eq!(rule(&ours, &voided("k", "dependency_unavailable")), Ruling::Unpaid);
+        assert_eq!(rule(&ours, &voided("k", "duplicate")), Ruling::Settled, "left where it was");
+        assert_eq!(rule(&ours, &voided("l", "fraud_rejected")), Ruling::Settled, "its own money");
+        let undone = record("k", "voided", Some("dependency_unavailable"));
+        assert_eq!(rule(&undone, &voided("k", "dependency_unavailable")), Ruling::Settled);
+        assert_eq!(rule(&ours, &ours), Ruling::NotYet);
+    }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::types::{OrderId, RegionId, Sku};
+use crate::types::{Money, OrderId, RegionId, Sku};
 
 /// Names an intent: who asks, and the client's key for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,17 +15,34 @@ pub struct IntentKey {
 }
 
 impl IntentKey {
-    /// The payment provider's key of this intent: the same in whichever region the intent arrives,
-    /// so that the money is held once even when two regions take the order.
-    pub fn provider_key(&self, purpose: &str, index: usize) -> String {
+    /// The payment provider's key of what this intent asks it: the same in whichever region the intent
+    /// arrives, so that the money is held once even when two regions take the order. What is asked is
+    /// part of it, so that no order ever stands on a hold of another amount, as when prices or bodies
+    /// differed between the two.
+    pub fn provider_key(&self, purpose: &str, asked: &Asked<'_>) -> String {
         let mut hash = Sha256::new();
-        for part in [purpose, &self.principal, &self.key] {
+        let currency = asked.amount.currency.to_string();
+        for part in [purpose, &self.principal, &self.key, &currency, asked.method, asked.token] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }
-        hash.update((index as u64).to_be_bytes());
+        hash.update(asked.amount.amount.to_be_bytes());
+        hash.update((asked.index as u64).to_be_bytes());
         hex::encode(&hash.finalize()[..20])
     }
+}
+
+/// What a payment asks of the provider.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Which of the order's payments.
+    pub index: usize,
+    /// How much.
+    pub amount: Money,
+    /// How.
+    pub method: &'a str,
+    /// From what.
+    pub token: &'a str,
 }
 
 /// An answer that is given again to the same intent, for intents that made no order.
@@ -68,4 +85,31 @@ pub struct IntentRecord {
     pub answer: Option<StoredAnswer>,
     /// Wall time.
     pub first_at_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_key_is_shared_by_equal_requests_of_one_intent_only() {
+        let intent = |key: &str| IntentKey { principal: "customer:a".into(), key: key.into() };
+        let asked = |index, minor, currency: &str, token| {
+            let amount = Money::new(minor, currency.parse().unwrap());
+            intent("k").provider_key("authorize", &Asked { index, amount, method: "card", token })
+        };
+        let key = asked(0, 100, "EUR", "t");
+        assert_eq!(key, asked(0, 100, "EUR", "t"));
+        let amount = Money::new(100, "EUR".parse().unwrap());
+        let same = Asked { index: 0, amount, method: "card", token: "t" };
+        let others = [
+            asked(1, 100, "EUR", "t"),
+            asked(0, 101, "EUR", "t"),
+            asked(0, 100, "GBP", "t"),
+            asked(0, 100, "EUR", "u"),
+            intent("l").provider_key("authorize", &same),
+            intent("k").provider_key("void", &same),
+        ];
+        assert!(!others.contains(&key));
+    }
 }

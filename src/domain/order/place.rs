@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::domain::catalogue::Product;
-use crate::domain::idempotency::IntentKey;
+use crate::domain::idempotency::{Asked, IntentKey};
 use crate::domain::inventory::{Share, Shortage, StockView};
 use crate::types::{
-    Currency, CustomerId, LineId, OrderId, PaymentId, RegionId, ReservationId, Sku,
+    Currency, CustomerId, LineId, Money, OrderId, PaymentId, RegionId, ReservationId, Sku,
 };
 
 use super::model::{Address, Allocation, AllocationState, Line, Order, Payment, PaymentState};
@@ -225,7 +225,15 @@ fn payments(
             continue;
         }
         let payment_id = PaymentId((context.fresh)());
-        let provider_key = request.intent.provider_key("authorize", index);
+        let provider_key = request.intent.provider_key(
+            "authorize",
+            &Asked {
+                index,
+                amount: Money::new(amount_minor, request.currency),
+                method: &offered.method,
+                token: &offered.token,
+            },
+        );
         payments.push(Payment {
             id: payment_id,
             method: offered.method.clone(),
@@ -271,14 +279,14 @@ fn take(shares: &mut [Share], quantity: u32, context: &mut PlaceContext<'_>) -> 
     allocations
 }
 
-/// A number for people: the id's time and sixteen of its random bits in Crockford's base 32, the home
+/// A number for people: the id's time and 22 of its random bits in Crockford's base 32, the home
 /// region's number in front. As unique as the id for any practical purpose; nothing is looked up by it.
 fn number(id: OrderId) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let bits = id.0.as_u128();
-    // 48 bits of time, 12 of the first random field, 10 of the second: 14 letters of 5 bits.
-    let time_and_random =
-        ((bits >> 80) << 22) | ((bits >> 64) & 0xfff) << 10 | ((bits >> 52) & 0x3ff);
+    // 48 bits of time, 22 of the last ones, in which ids of one millisecond differ for sure: 14 letters
+    // of 5 bits. The last byte names the region.
+    let time_and_random = ((bits >> 80) << 22) | ((bits >> 8) & 0x3f_ffff);
     let letters = (0..14).rev().map(|place| {
         let index = usize::try_from((time_and_random >> (place * 5)) & 31).expect("five bits");
         char::from(ALPHABET[index])
