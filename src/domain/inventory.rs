@@ -29,8 +29,10 @@ pub struct Shortage {
     pub sku: Sku,
     /// The order's whole demand.
     pub wanted: u64,
-    /// What could be sold here now.
+    /// What could be sold here now: at the one node that serves most, if it must be one.
     pub available_here: u64,
+    /// What this region holds over all nodes.
+    pub held_here: u64,
 }
 
 /// Units of one node for one SKU.
@@ -68,10 +70,9 @@ impl StockView {
     ) -> Result<BTreeMap<Sku, Vec<Share>>, Vec<Shortage>> {
         let short: Vec<Shortage> = demand
             .iter()
-            .map(|(sku, &wanted)| Shortage {
-                sku: sku.clone(),
-                wanted,
-                available_here: self.available(sku),
+            .map(|(sku, &wanted)| {
+                let held_here = self.available(sku);
+                Shortage { sku: sku.clone(), wanted, available_here: held_here, held_here }
             })
             .filter(|shortage| shortage.available_here < shortage.wanted)
             .collect();
@@ -149,6 +150,7 @@ impl StockView {
                 sku: sku.clone(),
                 wanted,
                 available_here: self.units(sku, best),
+                held_here: self.available(sku),
             })
             .filter(|shortage| shortage.available_here < shortage.wanted)
             .collect()
@@ -211,6 +213,7 @@ mod tests {
         let mut view = view(&[("a", "n1", 5), ("b", "n2", 9)]);
         let short = view.allocate(&demand(&[("a", 4), ("b", 1)]), false).unwrap_err();
         assert_eq!(short.len(), 1);
+        assert_eq!((short[0].available_here, short[0].held_here), (0, 9));
     }
 
     proptest! {

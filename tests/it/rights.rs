@@ -209,7 +209,8 @@ impl Region {
                     Err(error) => panic!("{error}"),
                 }
             }
-            let short = Shortage { sku: sku(name), wanted: units, available_here };
+            let held_here = available_here;
+            let short = Shortage { sku: sku(name), wanted: units, available_here, held_here };
             if !self.granter.obtain(&[short], PATIENCE).await.gained {
                 return false;
             }
@@ -409,6 +410,21 @@ async fn rights_of_one_node_are_called_back_though_another_is_full() {
     let ledgers = a.rights.store.ledgers(&sku("x")).await.unwrap();
     assert_eq!(ledgers[&key("x").node].spendable(), 5);
     assert!(!a.granter.recall(&key("x"), 6, 5, PATIENCE).await, "there are only five");
+}
+
+/// An order that must come from one node lacks units though the region holds as many in all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_lie_at_the_wrong_node_do_not_keep_from_asking() {
+    let world = World::start().await;
+    let [a, b, _] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 5).await;
+    b.receive("x", 5).await;
+    let short = Shortage { sku: sku("x"), wanted: 5, available_here: 0, held_here: 5 };
+    let short = std::slice::from_ref(&short);
+    assert!(a.granter.obtain(short, PATIENCE).await.gained);
+    assert_eq!(a.spendable("x").await, 10);
+    let short = [Shortage { held_here: 10, ..short[0].clone() }];
+    assert!(!a.granter.obtain(&short, PATIENCE).await.gained, "there are no more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,9 +58,19 @@ struct Target {
     node: Option<NodeId>,
 }
 
-struct Waiter {
+/// What an order lacks.
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    /// Its whole demand.
     wanted: u64,
-    available_here: u64,
+    /// Units without which it is refused.
+    missing: u64,
+    /// What this region held when it was decided.
+    held: u64,
+}
+
+struct Waiter {
+    need: Need,
     deadline_ms: u64,
     reply: oneshot::Sender<Found>,
 }
@@ -84,8 +94,10 @@ impl RightsSource for Granter {
     async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained {
         let searches = shortages.iter().map(|shortage| async {
             let target = Target { sku: shortage.sku.clone(), node: None };
-            let Shortage { wanted, available_here, .. } = *shortage;
-            let found = self.shared.search_with_others(target, wanted, available_here, patience);
+            let Shortage { wanted, available_here, held_here: held, .. } = *shortage;
+            let missing = wanted.saturating_sub(available_here);
+            let need = Need { wanted, missing, held };
+            let found = self.shared.search_with_others(target, need, patience);
             (shortage.sku.clone(), found.await)
         });
         let mut obtained = Obtained::default();
@@ -98,7 +110,8 @@ impl RightsSource for Granter {
 
     async fn recall(&self, key: &StockKey, wanted: u64, held: u64, patience: Duration) -> bool {
         let target = Target { sku: key.sku.clone(), node: Some(key.node.clone()) };
-        self.shared.search_with_others(target, wanted, held, patience).await.gained
+        let need = Need { wanted, missing: wanted.saturating_sub(held), held };
+        self.shared.search_with_others(target, need, patience).await.gained
     }
 }
 
@@ -106,8 +119,7 @@ impl Shared {
     async fn search_with_others(
         self: &Arc<Self>,
         target: Target,
-        wanted: u64,
-        available_here: u64,
+        need: Need,
         patience: Duration,
     ) -> Found {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
@@ -116,7 +128,7 @@ impl Shared {
         let patience = patience + self.rights.request_timeout;
         let deadline_ms = self.rights.clock.monotonic_ms().saturating_add(patience_ms);
         let (reply, found) = oneshot::channel();
-        let waiter = Waiter { wanted, available_here, deadline_ms, reply };
+        let waiter = Waiter { need, deadline_ms, reply };
         let is_first = {
             let mut queues = self.queues.lock().expect("no panic while held");
             let is_first = !queues.contains_key(&target);
@@ -144,7 +156,8 @@ impl Shared {
                 }
                 waiters
             };
-            let wanted = waiters.iter().map(|waiter| waiter.wanted).fold(0, u64::saturating_add);
+            let wanted =
+                waiters.iter().map(|waiter| waiter.need.wanted).fold(0, u64::saturating_add);
             let claim = self.rights.waiting.begin(&target.sku, wanted);
             let found = self.search(&target, wanted, &waiters).await;
             self.rights.waiting.ended(&claim, self.rights.clock.monotonic_ms());
@@ -167,16 +180,13 @@ impl Shared {
         if let Some(only) = &target.node {
             ledgers.retain(|node, _| node == only);
         }
-        // Rights may have come in between an order's decision and this search. They serve it for sure
-        // if one node has become fuller than all it saw.
+        // Rights may have come in between an order's decision and this search.
         let held = spendable(&ledgers);
-        let fullest = ledgers.values().map(Ledger::spendable).max().unwrap_or(0);
-        let seen = waiters.iter().map(|waiter| waiter.available_here).max().unwrap_or(0);
-        if held >= wanted && fullest > seen {
+        let seen = waiters.iter().map(|waiter| waiter.need.held).max().unwrap_or(0);
+        if held >= wanted && held > seen {
             return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
         }
-        let short = |waiter: &Waiter| waiter.wanted.saturating_sub(waiter.available_here);
-        let short = waiters.iter().map(short).fold(0, u64::saturating_add);
+        let short = waiters.iter().map(|waiter| waiter.need.missing).fold(0, u64::saturating_add);
         let need = if held < wanted { wanted - held } else { short.max(1) };
         let expected = rights.board.expected(sku);
         let want = need.saturating_add(expected.max(WANT_EXTRA));

@@ -105,7 +105,9 @@ impl PgRights {
         rows: &[StoredRow],
         only: Option<&NodeId>,
     ) -> BTreeMap<NodeId, u64> {
-        let off = |key: &StockKey| rows.iter().any(|row| row.keyed.key == *key && !row.node_active);
+        let off = |key: &StockKey| {
+            rows.iter().any(|row| row.keyed.key == *key && row.node_active == Some(false))
+        };
         ledgers
             .iter()
             .filter(|(key, _)| !off(key) && only.is_none_or(|node| *node == key.node))

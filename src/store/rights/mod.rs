@@ -49,7 +49,8 @@ pub struct PgRights {
 struct StoredRow {
     keyed: KeyedRow,
     active: u64,
-    node_active: bool,
+    /// `None`: the catalogue does not know the node yet.
+    node_active: Option<bool>,
 }
 
 /// Ledgers by key, in key order.
@@ -95,9 +96,11 @@ impl RightsStore for PgRights {
     async fn ledgers(&self, sku: &Sku) -> Result<SkuLedgers, StoreError> {
         let rows = self.read_sku(sku).await.map_err(store_error)?;
         let ledgers = self.ledgers_of(&rows, []);
-        let switched_off =
-            |key: &StockKey| rows.iter().any(|row| row.keyed.key == *key && !row.node_active);
-        let active = ledgers.into_iter().filter(|(key, _)| !switched_off(key));
+        // As a sale sees it: what lies at a node that is switched off or unknown can't be sold.
+        let sells = |key: &StockKey| {
+            rows.iter().any(|row| row.keyed.key == *key && row.node_active == Some(true))
+        };
+        let active = ledgers.into_iter().filter(|(key, _)| sells(key));
         Ok(active.map(|(key, ledger)| (key.node, ledger)).collect())
     }
 

@@ -11,7 +11,7 @@ macro_rules! select_rights {
     ($rest:literal) => {
         concat!(
             "SELECT r.sku, r.node, r.owner, r.epoch, r.version, r.received, r.granted::text AS granted, ",
-            "r.spent, r.released, r.withdrawn, r.active, n.active IS NOT FALSE AS node_active ",
+            "r.spent, r.released, r.withdrawn, r.active, n.active AS node_active ",
             "FROM rights r LEFT JOIN nodes n ON n.node = r.node ",
             $rest
         )
