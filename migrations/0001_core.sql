@@ -7,7 +7,12 @@ CREATE TABLE region_identity (
     region     text   NOT NULL,
     number     smallint NOT NULL CHECK (number BETWEEN 1 AND 255),
     epoch      integer NOT NULL CHECK (epoch >= 1),
-    boots      bigint NOT NULL DEFAULT 0
+    boots      bigint NOT NULL DEFAULT 0,
+    -- An operator has drained the region: it takes no new orders, after a restart neither.
+    draining   boolean NOT NULL DEFAULT false,
+    -- The proof that this database forgot what it had written. Nothing in the program clears it: selling on
+    -- could oversell (I-01), and the way out is another database, that remembers.
+    set_back   text
 );
 
 -- Orders of this region and copies of the others' (home_region tells). The state of an order is one

@@ -18,6 +18,7 @@ pub mod rights;
 mod run_saga;
 mod service;
 mod signals;
+mod stops;
 mod workspace;
 mod writer;
 
@@ -36,5 +37,6 @@ pub use region::Region;
 pub use run_saga::SagaRunner;
 pub use service::{App, AppSettings, Placement, RegionStatus};
 pub use signals::{DirtyRows, Signals};
+pub use stops::Stops;
 pub use workspace::{Command, Workspace};
 pub use writer::{WriteError, Writer, WriterSettings};

@@ -23,6 +23,7 @@ pub struct Region {
     pub ids: Arc<dyn Ids>,
     hlc: Mutex<Hlc>,
     draining: AtomicBool,
+    set_back: AtomicBool,
 }
 
 impl Region {
@@ -46,6 +47,7 @@ impl Region {
             ids,
             hlc: Mutex::new(Hlc::starting_after(floor)),
             draining: AtomicBool::new(false),
+            set_back: AtomicBool::new(false),
         }
     }
 
@@ -71,13 +73,23 @@ impl Region {
         self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
     }
 
-    /// No new orders are taken.
+    /// No new orders are taken: an operator said so, or the database was set back.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::Relaxed) || self.is_set_back()
     }
 
-    /// Stops or resumes taking new orders.
-    pub fn set_draining(&self, draining: bool) {
+    /// The database forgot what this region had written.
+    pub fn is_set_back(&self) -> bool {
+        self.set_back.load(Ordering::Relaxed)
+    }
+
+    /// What [`super::Stops`] has stored, or was told at the start.
+    pub(super) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    /// For the rest of this process. `true` the first time.
+    pub(super) fn stop_for_good(&self) -> bool {
+        !self.set_back.swap(true, Ordering::Relaxed)
     }
 }

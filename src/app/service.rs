@@ -12,8 +12,8 @@ use crate::types::{HlcTimestamp, OrderId, RegionId, SagaId, Sku};
 
 use super::{
     AdjustOutcome, AdjustStock, Completions, InFlightIntents, IntentLookup, InventoryView,
-    Knowledge, PlaceOrder, PlaceOutcome, Region, SagaRunner, WriteError, Writer, inventory_view,
-    place_order,
+    Knowledge, PlaceOrder, PlaceOutcome, Region, SagaRunner, Stops, WriteError, Writer,
+    inventory_view, place_order,
 };
 
 /// How long things may take.
@@ -45,6 +45,8 @@ pub struct App {
     pub peers: Arc<Mutex<Peers>>,
     /// How long things may take.
     pub settings: AppSettings,
+    /// Why this region takes no new orders.
+    pub stops: Arc<Stops>,
     /// Intents under way.
     pub in_flight: Arc<InFlightIntents>,
     /// Asks other regions about intents; `None` where there are none.
@@ -101,7 +103,7 @@ pub struct RegionStatus {
     pub region: RegionId,
     /// This one.
     pub own: bool,
-    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`
+    /// `ready`, `draining`, `set_back`, `silent`, `one_way` or `never_heard`
     pub status: &'static str,
     /// What the heartbeats tell; `None` for this region.
     pub view: Option<PeerView>,
@@ -117,6 +119,7 @@ impl App {
         sagas: Arc<SagaRunner>,
         rights: Arc<dyn RightsSource>,
         peers: Arc<Mutex<Peers>>,
+        stops: Arc<Stops>,
         lookup: Option<IntentLookup>,
         settings: AppSettings,
     ) -> Self {
@@ -131,6 +134,7 @@ impl App {
             rights,
             peers,
             settings,
+            stops,
             in_flight,
             lookup,
         }
@@ -282,7 +286,11 @@ impl App {
 
     /// Every region as seen from here, this one first.
     pub fn regions(&self) -> Vec<RegionStatus> {
-        let own_status = if self.region.is_draining() { "draining" } else { "ready" };
+        let own_status = match (self.region.is_set_back(), self.region.is_draining()) {
+            (true, _) => "set_back",
+            (false, true) => "draining",
+            (false, false) => "ready",
+        };
         let own =
             RegionStatus { region: self.region.id, own: true, status: own_status, view: None };
         let now_ms = self.region.clock.monotonic_ms();

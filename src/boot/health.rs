@@ -27,7 +27,8 @@ impl Health for RegionHealth {
             Err(_) => format!("no answer within {} ms", PATIENCE.as_millis()),
         };
         let works = database == "ok";
-        let draining = self.app.region.is_draining();
+        let region = &self.app.region;
+        let draining = region.is_draining();
         let mut dependencies = BTreeMap::new();
         dependencies.insert("database".to_owned(), Dependency { status: database, required: true });
         for region in self.app.regions().into_iter().filter(|region| !region.own) {
@@ -37,6 +38,7 @@ impl Health for RegionHealth {
         }
         let status = match (works, draining) {
             (false, _) => "not_ready",
+            (true, true) if region.is_set_back() => "set_back",
             (true, true) => "draining",
             (true, false) => "ready",
         };

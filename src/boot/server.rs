@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::app::rights::{Board, Granter, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
-    Signals, Writer, WriterSettings,
+    Signals, Stops, Writer, WriterSettings,
 };
 use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
@@ -57,7 +57,14 @@ pub async fn run(
         Arc::clone(&clock),
         Arc::clone(&ids),
     ));
-    let parts = parts(&config, &tasks, Arc::clone(&region), &store).await?;
+    let stops = Arc::new(Stops::new(
+        Arc::clone(&region),
+        Arc::new(store.clone()),
+        tasks.clone(),
+        start.draining,
+        start.set_back.as_deref(),
+    ));
+    let parts = parts(&config, &tasks, region, &store, stops).await?;
     start_workers(&config, &tasks, &parts)?;
 
     let listener = TcpListener::bind(config.http_listen)
@@ -100,6 +107,7 @@ async fn parts(
     tasks: &TaskSet,
     region: Arc<Region>,
     store: &PgStore,
+    stops: Arc<Stops>,
 ) -> anyhow::Result<Parts> {
     let signals = Signals::default();
     let store = Arc::new(store.clone());
@@ -107,7 +115,7 @@ async fn parts(
     let names = config.peers.iter().map(|peer| peer.name);
     let peers = Arc::new(Mutex::new(Peers::new(config.region, names, silence_ms)));
     let bus: Arc<dyn Bus> = Arc::new(bus(config).await?);
-    let forgetful = Arc::clone(&region);
+    let alarmed = Arc::clone(&stops);
     let rights = Arc::new(Rights {
         own: config.region,
         epoch: region.epoch,
@@ -120,11 +128,8 @@ async fn parts(
         board: Board::new(config.region),
         waiting: Waiting::default(),
         request_timeout: config.replication.peer_request_timeout,
-        on_amnesia: Box::new(move |key, evidence| {
-            forgetful.set_draining(true);
-            tracing::error!(sku = %key.sku, node = %key.node, %evidence,
-                "a peer knows a newer row of this region than its own database: it was set back. \
-                 No more orders are taken here; bring the region back with `entrepot region rejoin`");
+        on_amnesia: Box::new(move |key, proof| {
+            alarmed.set_back(format!("{} at {}: {proof}", key.sku, key.node));
         }),
     });
     let orders = &config.orders;
@@ -170,10 +175,11 @@ async fn parts(
         sagas,
         granter,
         Arc::clone(&peers),
+        Arc::clone(&stops),
         Some(lookup),
         settings,
     );
-    let replication = workers::Replication { region, bus, store, peers };
+    let replication = workers::Replication { region, bus, store, peers, stops };
     Ok(Parts { app: Arc::new(app), rights, replication, signals })
 }
 

@@ -38,7 +38,7 @@ pub struct Dependency {
 /// Whether the region is fit for traffic, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct HealthReport {
-    /// `ready`, `draining` or `not_ready`.
+    /// `ready`, `draining`, `set_back` or `not_ready`.
     pub status: String,
     /// Whether the load balancer may send traffic.
     pub ready: bool,

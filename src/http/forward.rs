@@ -166,6 +166,11 @@ pub(super) struct Origin {
 }
 
 impl Origin {
+    /// Under which the request stands in every region's log.
+    pub(super) fn trace(&self) -> TraceId {
+        self.trace
+    }
+
     /// Whether an earlier attempt of this request may have gone to another region: the client's home by
     /// its token, else where the load balancer would have sent it. The header is anybody's to set. It
     /// decides no more than whether the peers are asked for the intent first, which costs a forger time

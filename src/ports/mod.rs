@@ -14,6 +14,7 @@ pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway
 pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{
-    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, Store, StoreError, View,
+    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, StopStore, Store,
+    StoreError, View,
 };
 pub use time::{Clock, Ids};

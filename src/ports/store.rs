@@ -271,3 +271,13 @@ pub trait SagaQueue: Send + Sync {
         limit: u32,
     ) -> Result<Vec<SagaRecord>, StoreError>;
 }
+/// Why a region takes no new orders, kept over restarts.
+#[async_trait]
+pub trait StopStore: Send + Sync {
+    /// An operator drains or resumes the region, by its incarnation `epoch`. A region whose database was
+    /// set back stays out of traffic: `true`.
+    async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
+    /// Keeps the proof that this database was set back; the first one counts.
+    async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
+}
+

@@ -15,6 +15,7 @@ mod replication;
 mod rights;
 mod sagas;
 mod start;
+mod stops;
 
 pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
 pub use rights::PgRights;
@@ -41,6 +42,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     rights::STATEMENTS,
     sagas::STATEMENTS,
     start::STATEMENTS,
+    stops::STATEMENTS,
 ];
 
 /// One region's database.

@@ -13,7 +13,7 @@ const CLAIM_IDENTITY: &str = "
 INSERT INTO region_identity (region, number, epoch) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING";
 
 const COUNT_BOOT: &str = "
-UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch";
+UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, draining, set_back";
 
 const FIRST_HEAD: &str = "
 INSERT INTO outbox_head (epoch, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
@@ -28,12 +28,16 @@ SELECT current_setting('fsync') = 'on' AND current_setting('full_page_writes') =
    AND current_setting('synchronous_commit') IN ('on', 'remote_apply', 'remote_write', 'local') AS durable";
 
 /// What the database says of this region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
     /// Its incarnation.
     pub epoch: Epoch,
     /// The highest stamp it has stored.
     pub floor: HlcTimestamp,
+    /// An operator has drained it.
+    pub draining: bool,
+    /// The proof that it forgot what it had written.
+    pub set_back: Option<String>,
 }
 
 /// Why the server must not start on this database.
@@ -90,6 +94,8 @@ impl PgStore {
         Ok(Start {
             epoch: Epoch(u32::try_from(epoch).expect("checked by the table")),
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.region)),
+            draining: identity.try_get("draining")?,
+            set_back: identity.try_get("set_back")?,
         })
     }
 }

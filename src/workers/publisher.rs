@@ -80,10 +80,11 @@ async fn where_to_begin(ctx: &Replication) -> Result<Position, String> {
     let stream = ctx.bus.published().await.map_err(|error| error.to_string())?;
     let head = ctx.store.head().await.map_err(|error| error.to_string())?.position;
     match stream {
-        Some(end) if end > head => Err(format!(
-            "the stream ends with {end}, but the database only knows {head}: it has lost what it \
-             wrote. Stop this region and bring it back with `entrepot region rejoin`"
-        )),
+        Some(end) if end > head => {
+            let proof = format!("the stream ends with {end}, but the database only knows {head}");
+            ctx.stops.set_back(proof.clone());
+            Err(proof)
+        }
         Some(end) if end.epoch == head.epoch => Ok(end),
         // What the former epoch left unpublished is pulled by who needs it.
         Some(_older) => Ok(Position { sequence: 0, ..head }),

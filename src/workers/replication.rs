@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::app::Region;
+use crate::app::{Region, Stops};
 use crate::ports::{Bus, BusError, ReplicationStore, RequestKind};
 use crate::replication::Peers;
 use crate::runtime::TaskSet;
@@ -25,6 +25,8 @@ pub struct Replication {
     pub store: Arc<dyn ReplicationStore>,
     /// What is known of the others; kept up to date by these workers, read by everybody.
     pub peers: Arc<Mutex<Peers>>,
+    /// Whom to tell that the database was set back.
+    pub stops: Arc<Stops>,
 }
 
 impl Replication {

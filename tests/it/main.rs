@@ -14,4 +14,5 @@ mod replication;
 mod replication_store;
 mod rights;
 mod statements;
+mod stops;
 mod support;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use entrepot::app::Region;
+use entrepot::app::{Region, Stops};
 use entrepot::bus::{NatsAddresses, NatsBus};
 use entrepot::ports::{Bus, Clock, ReplicationStore, Store};
 use entrepot::replication::{LinkState, Peers, Position};
@@ -57,11 +57,14 @@ impl Site {
         let peers = Arc::new(Mutex::new(Peers::new(id, numbers.into_keys(), 1_000)));
         let nudge = Arc::new(Notify::new());
         let tasks = TaskSet::new();
+        let region = Arc::new(region);
+        let stops = Stops::new(region.clone(), Arc::new(store.clone()), tasks.clone(), false, None);
         let replication = Replication {
-            region: Arc::new(region),
+            region,
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
             store: Arc::new(store.clone()),
             peers: Arc::clone(&peers),
+            stops: Arc::new(stops),
         };
         replication.start(&tasks, Arc::clone(&nudge), HEARTBEAT).unwrap();
         Self { id, database, store, nudge, peers, bus, clock, tasks }

@@ -11,6 +11,7 @@ mod broker;
 mod contention;
 mod cut;
 mod frozen;
+mod drain;
 mod kill;
 mod placement;
 mod readme;

@@ -17,7 +17,8 @@ pub(in crate::http) struct RegionOut {
     region: RegionId,
     /// The one that answers.
     own: bool,
-    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`.
+    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`; of the one that answers also `set_back`:
+    /// its database forgot what it had written, and it takes no orders before that is put right.
     status: &'static str,
     /// Its incarnation.
     #[schema(value_type = Option<u32>)]

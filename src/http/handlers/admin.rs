@@ -14,15 +14,29 @@ use super::super::context::Context;
 use super::super::dto::regions::RegionOut;
 use super::super::dto::saga::SagaOut;
 use super::super::forward::Origin;
+use super::super::auth::Caller;
 use super::super::page::{self, Page};
 use super::super::problem::{Code, Problem};
 use super::super::query::{PathId, StrictQuery};
 use super::orders::json;
 
 /// Every region as seen from here.
-#[utoipa::path(get, path = "/api/v1/admin/regions", tag = "admin",
+#[utoipa::path(get, path = "/api/v1/admin/regions", tag = "admin", params(PageQuery),
     responses((status = 200, description = "This one first", body = Page<RegionOut>)))]
-pub(in crate::http) async fn list_regions(State(context): State<Context>) -> Response {
+use super::products::PageQuery;
+use super::{RETRY_DEPENDENCY_S, lost_task};
+pub(in crate::http) async fn list_regions(
+    State(context): State<Context>,
+    StrictQuery(query): StrictQuery<PageQuery>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let after: Option<RegionId> = page::cursor(query.cursor.as_deref())?;
+    let mut regions = context.app.regions();
+    if let Some(after) = after {
+        let given = regions.iter().position(|status| status.region == after);
+        regions.drain(..given.map_or(0, |last| last + 1));
+    }
+    let page = Page::cut(regions, limit, |status| status.region);
     let epoch = context.app.region.epoch;
     let regions = context.app.regions().into_iter();
     json(&Page::whole(regions.map(|status| RegionOut::of(status, epoch)).collect()))
@@ -30,26 +44,29 @@ pub(in crate::http) async fn list_regions(State(context): State<Context>) -> Res
 
 /// Takes a region out of traffic: `/readyz` turns 503, open work finishes, new orders are refused.
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/drain", tag = "admin", params(("region" = String, Path)),
-    responses((status = 200, description = "Draining", body = RegionOut), (status = 404, description = "`not_found`"),
-              (status = 503, description = "`home_region_unavailable`")))]
+    responses((status = 200, description = "Draining, also after a restart", body = RegionOut),
+              (status = 404, description = "`not_found`"),
+              (status = 503, description = "`home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn drain(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
     origin: Origin,
 ) -> Result<Response, Problem> {
-    set_draining(&context, region, true, &origin).await
+    set_draining(&context, region, true, &caller, &origin).await
 }
 
 /// Puts a drained region back into traffic.
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/resume", tag = "admin", params(("region" = String, Path)),
     responses((status = 200, description = "Ready", body = RegionOut), (status = 404, description = "`not_found`"),
-              (status = 503, description = "`home_region_unavailable`")))]
+              (status = 409, description = "`region_set_back`"),
+              (status = 503, description = "`home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn resume(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
     origin: Origin,
+    caller: Caller,
 ) -> Result<Response, Problem> {
-    set_draining(&context, region, false, &origin).await
+    set_draining(&context, region, false, &caller, &origin).await
 }
 
 async fn set_draining(
@@ -60,15 +77,38 @@ async fn set_draining(
 ) -> Result<Response, Problem> {
     let app = &context.app;
     if !app.region.numbers.contains_key(&region) {
+    caller: Caller,
         return Err(Problem::not_found("region"));
     }
     if region != context.region {
         return context.ask(region, origin, Bytes::new(), Duration::ZERO).await;
     }
-    app.region.set_draining(draining);
-    tracing::warn!(region = %region, draining, "an operator changed whether this region takes orders");
+    let (stops, subject) = (Arc::clone(&app.stops), caller.subject.clone());
+    let (role, trace_id) = (caller.role, origin.trace());
+    let changing = spawn_named("drain", async move {
+        let changed = stops.drain(draining).await?;
+        tracing::warn!(
+            %region, draining, changed, actor = %subject, %role, %trace_id,
+            "{role} {subject} changed whether region {region} takes orders: draining {draining}"
+        );
+        Ok::<_, StoreError>(changed)
+    });
+    let changed = changing.await.map_err(lost_task)?.map_err(|error| {
+        tracing::warn!(%error, "whether this region takes orders could not be stored");
+        Problem::new(
+            Code::DependencyUnavailable,
+            "the database does not answer; whether this is stored is not known: repeat it",
+        )
+        .retry_after(RETRY_DEPENDENCY_S)
+    })?;
+    if !changed {
+        let detail =
+            format!("region {region} stays out of traffic: {}", Code::RegionSetBack.meaning());
+        return Err(Problem::new(Code::RegionSetBack, detail));
+    }
     let own =
         app.regions().into_iter().find(|status| status.own).expect("this region is one of them");
+    caller: &Caller,
     Ok(json(&RegionOut::of(own, app.region.epoch)))
 }
 

@@ -370,10 +370,48 @@ async fn a_draining_region_takes_no_new_orders_but_repeats_old_answers() {
 }
 
 #[tokio::test]
+    // Five came in, two orders took one each.
+    assert_eq!(regions["items"][0]["may_sell_alone"], json!({"units": 3, "keys": 1}));
 async fn the_catalogue_is_created_once_and_changed() {
     let shop = shop(1).await;
     let staff = shop.fixture.token(Role::Staff, "clerk");
     let body = json!({"sku": "A-1", "name": "Other", "prices": []});
+#[tokio::test]
+async fn nobody_resumes_a_region_whose_database_was_set_back() {
+    let shop = shop(5).await;
+    let admin = shop.fixture.token(Role::Admin, "op");
+    shop.fixture.context.app.stops.set_back("a peer knows version 7, the database 3".to_owned());
+    let answer = shop.place("k1", &order_body("A-1", 1, "tok_ok")).await;
+    assert_eq!(json_of(answer).await["code"], "region_draining");
+    let resume = request("POST", "/api/v1/admin/regions/eu-west/resume", Some(&admin));
+    let answer = shop.door.answer(resume).await;
+    assert_eq!(answer.status(), 409);
+    assert_eq!(json_of(answer).await["code"], "region_set_back");
+    let regions = json_of(shop.get("/api/v1/admin/regions", &admin).await).await;
+    assert_eq!(regions["items"][0]["status"], "set_back");
+}
+
+#[tokio::test]
+async fn regions_are_a_list_like_the_others() {
+    let peers = [("us-east", 1), ("ap-south", 2)]
+        .map(|(name, port)| (name.parse().unwrap(), format!("http://127.0.0.1:{port}")));
+    let fixture = Fixture::with(Choices { peers: peers.into(), ..Choices::default() });
+    let door = door(fixture.context.clone());
+    let admin = fixture.token(Role::Admin, "op");
+    let list = async |query: &str| {
+        let path = format!("/api/v1/admin/regions{query}");
+        door.answer(request("GET", &path, Some(&admin))).await
+    };
+    let first = json_of(list("?limit=2").await).await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = json_of(list(&format!("?limit=2&cursor={cursor}")).await).await;
+    let pages = [&first, &second].map(|page| page["items"].as_array().unwrap().clone()).concat();
+    let names: Vec<_> = pages.iter().map(|region| region["region"].as_str().unwrap()).collect();
+    assert_eq!(names, ["eu-west", "ap-south", "us-east"]);
+    assert_eq!(second["next_cursor"], Value::Null);
+    assert_eq!(list("?colour=red").await.status(), 422);
+}
+
     let answer = shop.door.answer(send("POST", "/api/v1/products", &staff, "other", &body)).await;
     assert_eq!(answer.status(), 409);
     assert_eq!(json_of(answer).await["code"], "already_exists");

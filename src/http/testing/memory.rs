@@ -14,7 +14,8 @@ use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::escrow::Row;
 use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Shelf};
 use crate::ports::{
-    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, Store, StoreError, View,
+    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, StopStore, Store,
+    StoreError, View,
 };
 use crate::saga::{SagaRecord, SagaState};
 use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey};
@@ -29,6 +30,7 @@ pub(in crate::http) struct Tables {
     products: BTreeMap<Sku, Product>,
     nodes: BTreeMap<NodeId, Node>,
     commits: u64,
+    set_back: bool,
 }
 
 pub(in crate::http) struct Memory {
@@ -252,5 +254,17 @@ impl SagaQueue for Memory {
     async fn claim(&self, now_ms: u64, _: u64, _: u32) -> Result<Vec<SagaRecord>, StoreError> {
         let due = |saga: &&SagaRecord| !saga.state.is_over() && saga.due_at_ms <= now_ms;
         self.read(|tables| tables.sagas.values().filter(due).cloned().collect())
+    }
+}
+
+#[async_trait]
+impl StopStore for Memory {
+    async fn set_draining(&self, _: Epoch, _: bool) -> Result<bool, StoreError> {
+        self.read(|tables| tables.set_back)
+    }
+
+    async fn set_back(&self, _: Epoch, _: &str) -> Result<(), StoreError> {
+        self.tables.lock().unwrap().set_back = true;
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::app::{
-    App, AppSettings, Completions, Region, SagaRunner, Signals, Writer, WriterSettings,
+    App, AppSettings, Completions, Region, SagaRunner, Signals, Stops, Writer, WriterSettings,
 };
 use crate::domain::inventory::Shortage;
 use crate::domain::order::OrderRecord;
@@ -259,7 +259,9 @@ impl Fixture {
             saga_lease: Duration::from_secs(10),
             saga_stuck: Duration::from_mins(5),
         };
-        let app = App::new(region, store.clone(), writer, sagas, asking, peers, None, settings);
+        let stops = Arc::new(Stops::new(region.clone(), store.clone(), tasks.clone(), false, None));
+        let app =
+            App::new(region, store.clone(), writer, sagas, asking, peers, stops, None, settings);
         let health = Arc::new(Switch(AtomicBool::new(true)));
         let context = Context::new(ContextParts {
             region: own,

@@ -1,0 +1,88 @@
+//! Why this region takes no new orders. Two reasons, and both outlive the process:
+//!
+//! - An operator drained it, and resumes it.
+//! - Its database was set back: a peer, or this region's own stream, proves that it wrote more than its
+//!   database remembers (an older backup, a standby that was promoted too early). What it sold since is
+//!   forgotten, so selling on could oversell (I-01). Nobody resumes that: the database that remembers
+//!   must be put back, and brings a record without this stop along.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Region;
+use crate::ports::{StopStore, StoreError};
+use crate::runtime::TaskSet;
+
+/// What an operator does about a database that was set back.
+const WAY_OUT: &str = "stop the region, put back the database that knows everything it wrote (the newest \
+     backup with its log replayed to the end) and start it again; until then the other regions serve its shoppers";
+
+/// See the module.
+pub struct Stops {
+    region: Arc<Region>,
+    store: Arc<dyn StopStore>,
+    tasks: TaskSet,
+    /// The proof is in the database.
+    proof_kept: Arc<AtomicBool>,
+}
+
+impl Stops {
+    /// `draining` and `set_back` are what the database said at the start.
+    pub fn new(
+        region: Arc<Region>,
+        store: Arc<dyn StopStore>,
+        tasks: TaskSet,
+        draining: bool,
+        set_back: Option<&str>,
+    ) -> Self {
+        region.set_draining(draining);
+        if let Some(proof) = set_back {
+            region.stop_for_good();
+            tracing::error!(
+                proof,
+                "this region's database was set back; no orders are taken: {WAY_OUT}"
+            );
+        } else if draining {
+            tracing::warn!("this region is drained; no orders are taken until it is resumed");
+        }
+        let proof_kept = Arc::new(AtomicBool::new(set_back.is_some()));
+        Self { region, store, tasks, proof_kept }
+    }
+
+    /// An operator drains or resumes the region. `false` where it stays out of traffic, because its
+    /// database was set back.
+    pub async fn drain(&self, draining: bool) -> Result<bool, StoreError> {
+        let set_back = self.store.set_draining(self.region.epoch, draining).await?;
+        // Another process of this region may have learned it.
+        if set_back {
+            self.region.stop_for_good();
+        }
+        self.region.set_draining(draining || self.region.is_set_back());
+        Ok(draining || !self.region.is_set_back())
+    }
+
+    /// The database was set back, as `proof` says. Stops at once, and keeps the proof; where that
+    /// fails, the next proof is the retry, and comparisons with the peers bring one.
+    pub fn set_back(&self, proof: String) {
+        if self.region.stop_for_good() {
+            tracing::error!(
+                proof,
+                "this region's database was set back; no more orders are taken: {WAY_OUT}"
+            );
+        }
+        if self.proof_kept.load(Ordering::Relaxed) {
+            return;
+        }
+        let (store, kept) = (Arc::clone(&self.store), Arc::clone(&self.proof_kept));
+        let epoch = self.region.epoch;
+        self.tasks.spawn("keep the stop", async move {
+            match store.set_back(epoch, &proof).await {
+                Ok(()) => kept.store(true, Ordering::Relaxed),
+                Err(error) => tracing::error!(
+                    %error,
+                    "that the database was set back could not be stored: a restart before it is would take orders"
+                ),
+            }
+        });
+    }
+}

@@ -1,0 +1,52 @@
+//! Why this region takes no new orders, beside who it is.
+
+use async_trait::async_trait;
+
+use crate::ports::{StopStore, StoreError};
+use crate::types::Epoch;
+
+use super::encode::store_error;
+use super::{PgStore, within};
+
+pub(super) const STATEMENTS: &[&str] = &[SET_DRAINING, SET_BACK];
+
+/// A region whose database was set back stays out of traffic, whoever resumes it. Nothing found is
+/// another epoch: this incarnation has no say any more (I-13).
+const SET_DRAINING: &str = "
+UPDATE region_identity SET draining = $2 OR set_back IS NOT NULL WHERE epoch = $1
+RETURNING set_back IS NOT NULL";
+
+/// The first proof is kept: later ones are its consequences.
+const SET_BACK: &str = "
+UPDATE region_identity SET draining = true, set_back = coalesce(set_back, $2) WHERE epoch = $1 RETURNING true";
+
+#[async_trait]
+impl StopStore for PgStore {
+    async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError> {
+        self.stop(sqlx::query_scalar(SET_DRAINING).bind(epoch_column(epoch)).bind(draining)).await
+    }
+
+    async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError> {
+        self.stop(sqlx::query_scalar(SET_BACK).bind(epoch_column(epoch)).bind(proof)).await?;
+        Ok(())
+    }
+}
+
+type Flag<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, bool, sqlx::postgres::PgArguments>;
+
+impl PgStore {
+    async fn stop(&self, query: Flag<'_>) -> Result<bool, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let found = within(self.deadline, query.fetch_optional(&mut *lease)).await?;
+            lease.keep();
+            Ok(found)
+        };
+        let found: Option<bool> = call.await.map_err(store_error)?;
+        found.ok_or_else(|| StoreError::Broken("this region was fenced: its epoch is over".into()))
+    }
+}
+
+fn epoch_column(epoch: Epoch) -> i32 {
+    i32::try_from(epoch.0).expect("epochs are counted by people")
+}

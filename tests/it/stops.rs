@@ -1,0 +1,77 @@
+//! What takes a region out of traffic outlives its server.
+
+use std::sync::Arc;
+
+use entrepot::app::{Region, Stops};
+use entrepot::ports::{StopStore, StoreError};
+use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
+use entrepot::store::PgStore;
+use entrepot::types::{Epoch, RegionNumber};
+
+use crate::support::eventually;
+use crate::support::postgres::Database;
+
+/// One server's life on a database.
+struct Life {
+    store: PgStore,
+    region: Arc<Region>,
+    stops: Stops,
+}
+
+async fn begin(database: &Database) -> Life {
+    let store = database.store("a");
+    let number = RegionNumber(std::num::NonZeroU8::MIN);
+    let start = store.start(number).await.unwrap();
+    let clock = SystemClock::new();
+    let id = "a".parse().unwrap();
+    let region = Region::new(
+        id,
+        [(id, number)].into(),
+        start.epoch,
+        start.floor,
+        Arc::new(clock),
+        Arc::new(RandomIds::new(clock)),
+    );
+    let region = Arc::new(region);
+    let kept = Arc::new(store.clone());
+    let stops =
+        Stops::new(region.clone(), kept, TaskSet::new(), start.draining, start.set_back.as_deref());
+    Life { store, region, stops }
+}
+
+#[tokio::test]
+async fn a_drained_region_is_drained_after_a_restart_until_it_is_resumed() {
+    let database = Database::new().await;
+    let first = begin(&database).await;
+    assert!(!first.region.is_draining());
+    assert!(first.stops.drain(true).await.unwrap());
+    let second = begin(&database).await;
+    assert!(second.region.is_draining());
+    assert!(second.stops.drain(false).await.unwrap() && !second.region.is_draining());
+    assert!(!begin(&database).await.region.is_draining());
+}
+
+#[tokio::test]
+async fn a_region_whose_database_was_set_back_takes_no_orders_whoever_resumes_it() {
+    let database = Database::new().await;
+    let first = begin(&database).await;
+    first.stops.set_back("a peer knows more".to_owned());
+    assert!(first.region.is_draining(), "at once");
+    let number = RegionNumber(std::num::NonZeroU8::MIN);
+    let stored = || async { first.store.start(number).await.unwrap().set_back };
+    let proof = eventually("the proof is stored", stored).await;
+    assert_eq!(proof, "a peer knows more");
+    assert!(!first.stops.drain(false).await.unwrap() && first.region.is_draining());
+    let second = begin(&database).await;
+    assert!(!second.stops.drain(false).await.unwrap());
+    assert!(second.region.is_draining() && second.region.is_set_back());
+}
+
+#[tokio::test]
+async fn another_incarnation_has_no_say() {
+    let database = Database::new().await;
+    let life = begin(&database).await;
+    let error = life.store.set_draining(Epoch(2), true).await.unwrap_err();
+    assert!(matches!(error, StoreError::Broken(_)), "{error}");
+    assert!(!begin(&database).await.region.is_draining());
+}
