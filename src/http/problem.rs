@@ -72,7 +72,9 @@ codes! {
     PreconditionRequired = "precondition_required" PRECONDITION_REQUIRED "If-Match is missing" "A change needs If-Match with the `ETag` that was read.";
     RateLimited = "rate_limited" TOO_MANY_REQUESTS "Too many requests" "This client is over its rate. Try again after Retry-After.";
     Internal = "internal" INTERNAL_SERVER_ERROR "Something broke here" "A fault of this service. Whether the request took effect is not known: repeat it with the same Idempotency-Key, or look. Report the `trace_id`.";
-    RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region. Nothing was done; the load balancer sends a new try to another region.";
+    RegionBrokeOff = "region_broke_off" BAD_GATEWAY "The region broke off" "The load balancer's connection to the region ended before the answer. Whether the request took effect is not known: repeat it with the same Idempotency-Key.";
+    RegionTimeout = "region_timeout" GATEWAY_TIMEOUT "The region did not answer in time" "The load balancer waited for the region as long as it may. Whether the request took effect is not known: repeat it with the same Idempotency-Key.";
+    RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region, or its database was set back. Nothing was done; the load balancer sends a new try to another region.";
     HomeRegionUnavailable = "home_region_unavailable" SERVICE_UNAVAILABLE "The home region does not answer" "Only the home region can do this and it can't be reached. Repeat it with the same Idempotency-Key after Retry-After.";
     DependencyUnavailable = "dependency_unavailable" SERVICE_UNAVAILABLE "A dependency does not answer" "The database or a provider does not answer. Repeat it with the same Idempotency-Key after Retry-After.";
     Overloaded = "overloaded" SERVICE_UNAVAILABLE "Too busy" "A queue is full. Nothing was done; try again after Retry-After.";

@@ -7,11 +7,12 @@
 #![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
 mod bad_input;
+mod balancer;
 mod broker;
 mod contention;
 mod cut;
-mod frozen;
 mod drain;
+mod frozen;
 mod kill;
 mod placement;
 mod readme;

@@ -9,6 +9,10 @@
 //! A request that may have reached a region is never sent again by the balancer: only a connection
 //! that could not be opened is retried. Clients retry with their idempotency key.
 //!
+//! What the balancer answers itself, because no region could, is a problem of the API like any other
+//! ([`Code`]). `/metrics` is for whoever watches a region at its own address, and
+//! `X-Entrepot-Forwarded` is between regions: neither passes here.
+//!
 //! The token is only read here to choose a region, not checked: a forged claim leads to a region that
 //! refuses the token.
 
@@ -21,6 +25,8 @@ use tokio::net::TcpStream;
 
 use super::process::Spec;
 use crate::config::Config;
+use crate::http::X_ENTREPOT_FORWARDED;
+use crate::http::problem::Code;
 use crate::types::RegionId;
 
 /// Open requests of a region that is going away finish meanwhile.
@@ -46,6 +52,34 @@ const TIMES_AND_CHECKS: &str = "    timeout connect 400ms
     default-server check inter 200ms fastinter 200ms downinter 200ms fall 2 rise 2 on-marked-down shutdown-sessions
     option forwardfor
 ";
+
+/// What the balancer says itself, and of what it can't know: a region that broke off, or is silent, may
+/// have done what it was asked for. With the seconds after which a client tries again.
+const ANSWERS: [(Code, &str, Option<u32>); 7] = [
+    (Code::MalformedRequest, "the load balancer can't read the request; nothing was done", None),
+    (Code::NotFound, "there is nothing here", None),
+    (Code::RequestTimeout, "the request did not arrive in time; nothing was done", None),
+    (
+        Code::Internal,
+        "the load balancer failed; repeat the request with the same Idempotency-Key",
+        None,
+    ),
+    (
+        Code::RegionBrokeOff,
+        "the region broke off before it answered; repeat the request with the same Idempotency-Key",
+        Some(1),
+    ),
+    (
+        Code::DependencyUnavailable,
+        "no region takes the request now; repeat it with the same Idempotency-Key",
+        Some(1),
+    ),
+    (
+        Code::RegionTimeout,
+        "the region did not answer in time; repeat the request with the same Idempotency-Key",
+        Some(1),
+    ),
+];
 
 /// The load balancer of a deployment.
 #[derive(Debug, Clone)]
@@ -90,6 +124,9 @@ pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
          defaults\n    mode http\n    log global\n",
     );
     text.push_str(TIMES_AND_CHECKS);
+    for (code, detail, retry_after_s) in ANSWERS {
+        answer(&mut text, code, detail, retry_after_s)?;
+    }
     write!(text, "\nfrontend entrance\n    bind {listen}\n")?;
     frontend(&mut text, config)?;
     for region in &config.regions {
@@ -98,7 +135,32 @@ pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// One answer of the balancer's own. `lf-string` fills in a trace id; nothing else in the texts is
+/// special to it, or to the single quotes around them.
+fn answer(
+    text: &mut String,
+    code: Code,
+    detail: &str,
+    retry_after_s: Option<u32>,
+) -> std::fmt::Result {
+    let (name, status) = (code.as_str(), code.status().as_u16());
+    let problem = serde_json::json!({
+        "type": format!("/docs#{name}"), "title": code.title(), "status": status, "detail": detail,
+        "code": name, "trace_id": "%[uuid,regsub(-,,g)]",
+    });
+    let problem = problem.to_string().replace('\'', r"'\''");
+    write!(text, "    http-error status {status} content-type application/problem+json")?;
+    write!(text, " lf-string '{problem}'")?;
+    if let Some(seconds) = retry_after_s {
+        write!(text, " hdr Retry-After {seconds}")?;
+    }
+    text.push('\n');
+    Ok(())
+}
+
 fn frontend(text: &mut String, config: &Config) -> std::fmt::Result {
+    writeln!(text, "    http-request deny deny_status 404 if {{ path /metrics }}")?;
+    writeln!(text, "    http-request del-header {X_ENTREPOT_FORWARDED}")?;
     text.push_str(
         "    http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')\n\
          \x20   http-request set-var(txn.country) req.hdr(CF-IPCountry),upper\n\
@@ -233,7 +295,7 @@ round_trip_us = 20
     #[test]
     #[expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
     fn the_configuration_names_every_region_and_the_way_round_a_failure() {
-        expect![[r#"
+        expect![[r##"
             # Made from the regions' configuration (src/boot/local/haproxy.rs).
             global
                 maxconn 4096
@@ -257,9 +319,18 @@ round_trip_us = 20
                 http-check expect status 200
                 default-server check inter 200ms fastinter 200ms downinter 200ms fall 2 rise 2 on-marked-down shutdown-sessions
                 option forwardfor
+                http-error status 400 content-type application/problem+json lf-string '{"code":"malformed_request","detail":"the load balancer can'\''t read the request; nothing was done","status":400,"title":"The request breaks HTTP","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#malformed_request"}'
+                http-error status 404 content-type application/problem+json lf-string '{"code":"not_found","detail":"there is nothing here","status":404,"title":"Not found","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#not_found"}'
+                http-error status 408 content-type application/problem+json lf-string '{"code":"request_timeout","detail":"the request did not arrive in time; nothing was done","status":408,"title":"The body came too slowly","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#request_timeout"}'
+                http-error status 500 content-type application/problem+json lf-string '{"code":"internal","detail":"the load balancer failed; repeat the request with the same Idempotency-Key","status":500,"title":"Something broke here","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#internal"}'
+                http-error status 502 content-type application/problem+json lf-string '{"code":"region_broke_off","detail":"the region broke off before it answered; repeat the request with the same Idempotency-Key","status":502,"title":"The region broke off","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#region_broke_off"}' hdr Retry-After 1
+                http-error status 503 content-type application/problem+json lf-string '{"code":"dependency_unavailable","detail":"no region takes the request now; repeat it with the same Idempotency-Key","status":503,"title":"A dependency does not answer","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#dependency_unavailable"}' hdr Retry-After 1
+                http-error status 504 content-type application/problem+json lf-string '{"code":"region_timeout","detail":"the region did not answer in time; repeat the request with the same Idempotency-Key","status":504,"title":"The region did not answer in time","trace_id":"%[uuid,regsub(-,,g)]","type":"/docs#region_timeout"}' hdr Retry-After 1
 
             frontend entrance
                 bind 127.0.0.1:9080
+                http-request deny deny_status 404 if { path /metrics }
+                http-request del-header x-entrepot-forwarded
                 http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')
                 http-request set-var(txn.country) req.hdr(CF-IPCountry),upper
                 http-request set-var(txn.country) req.hdr(X-Country),upper if { req.hdr(X-Country) -m found }
@@ -288,7 +359,7 @@ round_trip_us = 20
                 server c 127.0.0.1:9102
                 server a 127.0.0.1:9100 backup
                 server b 127.0.0.1:9101 backup
-        "#]].assert_eq(&render(&config()).unwrap());
+        "##]].assert_eq(&render(&config()).unwrap());
     }
 
     /// Both are configured with what is in the repository, so the two must agree. After a change of
