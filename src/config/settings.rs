@@ -21,8 +21,9 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long an idle keep-alive connection is kept; longer than a load balancer's own time.
     pub idle_timeout: Duration,
-    /// Requests a second of one client (token subject) on average, a second's worth at once; 0 is no
-    /// limit. No shopper makes 200; a runaway script does.
+    /// Requests a second of one shopper (token subject) on average, eight seconds' worth at once; 0 is no
+    /// limit. No shopper makes 50; a runaway script does. Staff may do 25 times, services and operators
+    /// 1,000 times as much.
     pub rate_limit_per_s: u32,
     /// The longest a database call may take before its outcome counts as unknown and its connection
     /// is closed. A commit takes milliseconds, so 3 s is a database that hangs, not a slow one.
@@ -43,7 +44,7 @@ impl Limits {
             header_timeout: section.millis("header_timeout_ms", 5_000, 100..=60_000),
             body_timeout: section.millis("body_timeout_ms", 10_000, 100..=120_000),
             idle_timeout: section.millis("idle_timeout_ms", 75_000, 1_000..=600_000),
-            rate_limit_per_s: section.count("rate_limit_per_s", 200, 0..=1_000_000),
+            rate_limit_per_s: section.count("rate_limit_per_s", 50, 0..=1_000_000),
             database_deadline: section.millis("database_deadline_ms", 3_000, 100..=60_000),
             shutdown_grace: section.millis("shutdown_grace_ms", 5_000, 0..=60_000),
         };

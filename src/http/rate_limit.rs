@@ -30,18 +30,20 @@ pub struct Rates {
     pub staff: Rate,
     /// One service: a shop's back end speaks for all its shoppers, so this only stops a runaway loop.
     pub service: Rate,
-    /// One operator, tools included.
+    /// One operator, tools included: a load generator is one.
     pub admin: Rate,
 }
 
-/// A service speaks for all the shoppers of a shop or a channel: so many times the rate of one client.
-const SERVICE_FACTOR: u32 = 250;
+/// A service speaks for all the shoppers of a shop or a channel, and operators measure what all of them
+/// together can do: so many times the rate of one client.
+const EVERYBODY_FACTOR: u32 = 1_000;
 
 /// People who work here run scripts: an import, a catalogue, a stocktake.
-const INSIDER_FACTOR: u32 = 25;
+const STAFF_FACTOR: u32 = 25;
 
-/// What a page of many small requests, or a script's start, may ask for at once, in seconds of the rate.
-const BURST_S: u32 = 5;
+/// What a page of many small requests, a sale's first second, or a script's start may ask for at once, in
+/// seconds of the rate.
+const BURST_S: u32 = 8;
 
 impl Rates {
     /// So many requests a second for one person; 0 is no limit.
@@ -55,16 +57,16 @@ impl Rates {
         };
         Self {
             customer: rate(1),
-            staff: rate(INSIDER_FACTOR),
-            service: rate(SERVICE_FACTOR),
-            admin: rate(INSIDER_FACTOR),
+            staff: rate(STAFF_FACTOR),
+            service: rate(EVERYBODY_FACTOR),
+            admin: rate(EVERYBODY_FACTOR),
         }
     }
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        Self::per_person(200)
+        Self::per_person(50)
     }
 }
 
