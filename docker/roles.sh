@@ -9,7 +9,6 @@ CREATE ROLE entrepot_owner LOGIN PASSWORD :'owner';
 CREATE ROLE entrepot_app LOGIN PASSWORD :'app';
 CREATE ROLE entrepot_auditor LOGIN PASSWORD :'auditor';
 GRANT entrepot_app, entrepot_auditor TO entrepot_owner;
-GRANT pg_monitor TO entrepot_owner, entrepot_auditor;
 ALTER ROLE entrepot_auditor SET default_transaction_read_only = on;
 CREATE DATABASE entrepot OWNER entrepot_owner;
 REVOKE ALL ON DATABASE entrepot FROM PUBLIC;

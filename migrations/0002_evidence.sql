@@ -113,7 +113,7 @@ SELECT origin, epoch, seq, event_hash, to_timestamp(applied_at_ms / 1000.0) AS a
 FROM public.inbox;
 
 -- What every region must agree on, hashed by range (I-20): orders by home region, rights by owner, and
--- the catalogue. The sum of the rows' hashes does not depend on their order.
+-- the catalogue. The rows' hashes combined by XOR do not depend on the rows' order.
 CREATE VIEW evidence.v_state_hash AS
 SELECT 'orders/' || home_region AS range,
        to_hex(bit_xor(hashtextextended(order_id::text || ' ' || version || ' ' || chain_hash, 0))) AS hash,
@@ -130,14 +130,19 @@ SELECT 'products', to_hex(bit_xor(hashtextextended(sku || ' ' || hlc, 0))), coun
 UNION ALL
 SELECT 'nodes', to_hex(bit_xor(hashtextextended(node || ' ' || hlc, 0))), count(*) FROM public.nodes;
 
--- Least privilege: the server reads and writes rows, auditors read the evidence. The roles are made by
+-- Least privilege: the server may do what its statements do and no more, auditors read the evidence. What has
+-- happened (events, intents, transfers, outbox, inbox) is only added to: no fault of the server rewrites it. The roles are made by
 -- whoever runs the cluster; where they don't exist (a test's database), the owner is all there is.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrepot_app') THEN
         GRANT USAGE ON SCHEMA public, evidence TO entrepot_app;
-        GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO entrepot_app;
-        GRANT DELETE ON inbox, outbox, parked TO entrepot_app;
+        GRANT SELECT ON ALL TABLES IN SCHEMA public TO entrepot_app;
+        GRANT INSERT ON region_identity, orders, order_events, sagas, idempotency, contested, rights, transfers,
+                        products, nodes, outbox_head, outbox, inbox, watermarks, parked TO entrepot_app;
+        GRANT UPDATE ON region_identity, orders, sagas, contested, rights, products, nodes, outbox_head,
+                        watermarks TO entrepot_app;
+        GRANT DELETE ON parked TO entrepot_app;
         GRANT SELECT ON ALL TABLES IN SCHEMA evidence TO entrepot_app;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrepot_auditor') THEN

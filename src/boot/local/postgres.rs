@@ -236,7 +236,6 @@ impl Postgres {
         for grant in [
             // The owner may act as the others, so that it can show what they may see.
             "GRANT entrepot_app, entrepot_auditor TO entrepot_owner",
-            "GRANT pg_monitor TO entrepot_owner, entrepot_auditor",
             "ALTER ROLE entrepot_auditor SET default_transaction_read_only = on",
         ] {
             sqlx::raw_sql(grant).execute(&mut server).await.with_context(context)?;

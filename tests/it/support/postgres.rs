@@ -55,12 +55,21 @@ pub(crate) struct Database {
 impl Database {
     /// A fresh copy of the template.
     pub(crate) async fn new() -> Self {
+        Self::copy_of(TEMPLATE).await
+    }
+
+    /// An empty one.
+    pub(crate) async fn unmigrated() -> Self {
+        Self::copy_of("template0").await
+    }
+
+    async fn copy_of(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let cluster = cluster().await;
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let turn = ONE_AT_A_TIME.lock().await;
         let mut connection = connect(cluster.port, "postgres").await;
-        let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         drop(turn);
