@@ -19,7 +19,8 @@ use crate::types::RegionId;
 /// Ran, and found something wrong.
 const FOUND_SOMETHING: u8 = 2;
 
-/// Shows every region as every other sees it: state, epoch, replication lag, watermark.
+/// Shows every region as every other sees it: state, epoch, replication lag, watermark, and how many units it may
+/// still sell alone.
 ///
 /// Exit code 2 when a region can't be asked.
 #[derive(Debug, clap::Args)]
@@ -115,11 +116,12 @@ fn server_of(target: &Target, region: RegionId) -> anyhow::Result<ApiClient> {
 
 fn table(views: &[Viewpoint]) -> String {
     let mut rows = vec![
-        ["SEEN FROM", "REGION", "STATUS", "EPOCH", "LAG", "LAG MS", "WATERMARK"].map(str::to_owned),
+        ["SEEN FROM", "REGION", "STATUS", "EPOCH", "LAG", "LAG MS", "WATERMARK", "MAY SELL"]
+            .map(str::to_owned),
     ];
     for view in views {
         if let Some(error) = &view.error {
-            let mut row: [String; 7] = Default::default();
+            let mut row: [String; 8] = Default::default();
             row[0] = view.seen_from.to_string();
             row[2] = format!("can't be asked: {error}");
             rows.push(row);
@@ -138,13 +140,14 @@ fn table(views: &[Viewpoint]) -> String {
                 text("/lag_events"),
                 text("/lag_ms"),
                 text("/watermark/sequence"),
+                text("/may_sell_alone/units"),
             ]);
         }
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     // A long error stands in the third column of its row, which has nothing behind it.
-    let widths: Vec<usize> = (0..7).map(|column| width(column).min(16)).collect();
-    let line = |row: &[String; 7]| {
+    let widths: Vec<usize> = (0..8).map(|column| width(column).min(16)).collect();
+    let line = |row: &[String; 8]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -207,8 +210,8 @@ mod tests {
                 seen_from: "us-east".parse().unwrap(),
                 error: None,
                 sees: vec![
-                    json!({"region": "us-east", "status": "ready", "epoch": 1, "lag_events": 0, "lag_ms": 0, "watermark": null}),
-                    json!({"region": "eu-west", "status": "silent", "epoch": 2, "lag_events": 7, "lag_ms": 1200, "watermark": {"sequence": 41}}),
+                    json!({"region": "us-east", "status": "ready", "epoch": 1, "lag_events": 0, "lag_ms": 0, "watermark": null, "may_sell_alone": {"units": 120, "keys": 3}}),
+                    json!({"region": "eu-west", "status": "silent", "epoch": 2, "lag_events": 7, "lag_ms": 1200, "watermark": {"sequence": 41}, "may_sell_alone": {"units": 7, "keys": 1}}),
                 ],
             },
             Viewpoint {
@@ -217,11 +220,11 @@ mod tests {
                 sees: Vec::new(),
             },
         ];
-        expect_test::expect![[r"
-            SEEN FROM  REGION   STATUS            EPOCH  LAG  LAG MS  WATERMARK
-            us-east    us-east  ready             1      0    0       -
-            us-east    eu-west  silent            2      7    1200    41
-            eu-west             can't be asked: no answer"]]
+        expect_test::expect![[r#"
+            SEEN FROM  REGION   STATUS            EPOCH  LAG  LAG MS  WATERMARK  MAY SELL
+            us-east    us-east  ready             1      0    0       -          120
+            us-east    eu-west  silent            2      7    1200    41         7
+            eu-west             can't be asked: no answer"#]]
         .assert_eq(&table(&views));
     }
 

@@ -204,6 +204,15 @@ pub struct KnownRow {
     pub active: u64,
 }
 
+/// What a region may sell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spendable {
+    /// Over all SKUs and nodes.
+    pub units: u64,
+    /// Of how many SKUs at how many nodes.
+    pub keys: u64,
+}
+
 /// Which sagas a list shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SagaFilter {
@@ -234,6 +243,9 @@ pub trait Reader: Send + Sync {
     async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError>;
     /// Every row known of a SKU.
     async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError>;
+    /// What each region may still sell without asking anybody, as far as it is known here. A region that is
+    /// absent may sell nothing.
+    async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError>;
     /// One product.
     async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError>;
     /// By SKU, after the given one.
@@ -259,6 +271,16 @@ pub struct Contested {
     pub other: OrderRecord,
 }
 
+/// Why a region takes no new orders, kept over restarts.
+#[async_trait]
+pub trait StopStore: Send + Sync {
+    /// An operator drains or resumes the region, by its incarnation `epoch`. A region whose database was
+    /// set back stays out of traffic: `true`.
+    async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
+    /// Keeps the proof that this database was set back; the first one counts.
+    async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
+}
+
 /// Work that survives a crash.
 #[async_trait]
 pub trait SagaQueue: Send + Sync {
@@ -271,13 +293,3 @@ pub trait SagaQueue: Send + Sync {
         limit: u32,
     ) -> Result<Vec<SagaRecord>, StoreError>;
 }
-/// Why a region takes no new orders, kept over restarts.
-#[async_trait]
-pub trait StopStore: Send + Sync {
-    /// An operator drains or resumes the region, by its incarnation `epoch`. A region whose database was
-    /// set back stays out of traffic: `true`.
-    async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
-    /// Keeps the proof that this database was set back; the first one counts.
-    async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
-}
-

@@ -1,5 +1,6 @@
 //! Reads that decide nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow;
-use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter};
+use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{Reader, StoreError};
 use crate::saga::SagaRecord;
 use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey};
@@ -32,6 +33,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     NODES,
     CONTESTED,
     SETTLED,
+    MAY_SELL_ALONE,
 ];
 
 const ORDER: &str = "
@@ -87,6 +89,20 @@ WHERE NOT c.settled ORDER BY c.order_id LIMIT $1";
 
 const SETTLED: &str =
     "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
+
+/// Of this region what its own rows allow; of the others what the rows say that have arrived.
+const MAY_SELL_ALONE: &str = "
+WITH cells AS (
+    SELECT sku, node, owner,
+           CASE WHEN owner = $1 THEN active ELSE received END - granted_total - spent + released - withdrawn AS units
+    FROM rights
+    UNION ALL
+    SELECT r.sku, r.node, g.key, g.value::bigint
+    FROM rights r, jsonb_each_text(r.granted) AS g WHERE g.key <> $1
+), held AS (
+    SELECT owner, sum(units)::bigint AS units FROM cells GROUP BY sku, node, owner
+)
+SELECT owner, sum(units)::bigint AS units, count(*) AS keys FROM held WHERE units > 0 GROUP BY owner";
 
 impl PgStore {
     async fn rows(
@@ -173,6 +189,16 @@ impl Reader for PgStore {
     async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError> {
         let rows = self.rows(sqlx::query(RIGHTS).bind(sku.as_str())).await.map_err(store_error)?;
         rows.iter().map(known_row).collect::<Result<_, _>>().map_err(store_error)
+    }
+
+    async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
+        let query = sqlx::query(MAY_SELL_ALONE).bind(self.region.as_str());
+        let rows = self.rows(query).await.map_err(store_error)?;
+        let one = |row: &PgRow| {
+            let (units, keys) = (unsigned(row, "units")?, unsigned(row, "keys")?);
+            Ok((parsed(row, "owner")?, Spendable { units, keys }))
+        };
+        rows.iter().map(one).collect::<Result<_, sqlx::Error>>().map_err(store_error)
     }
 
     async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError> {

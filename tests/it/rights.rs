@@ -10,7 +10,8 @@ use entrepot::app::DirtyRows;
 use entrepot::app::rights::{Board, Granter, Rights, Waiting, ask_peer, repair_from, transfer};
 use entrepot::domain::inventory::{Shortage, StockDelta};
 use entrepot::escrow::{KeyedRow, SkuRows, TransferRequest, bucket_of};
-use entrepot::ports::{ChangeSet, CommitError, Needs, RightsSource, Stamp, Store};
+use entrepot::ports::store::Spendable;
+use entrepot::ports::{ChangeSet, CommitError, Needs, Reader, RightsSource, Stamp, Store};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::{PgRights, PgStore};
 use entrepot::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, Sku, StockKey, TransferId};
@@ -393,6 +394,25 @@ async fn an_operator_moves_budget_once_and_not_more_than_there_is() {
     let refusal = transfer(&a.rights, more, &key("x"), b.id, 4).await.unwrap_err();
     assert!(refusal.to_string().contains("may give 3 units"), "{refusal}");
     assert!(transfer(&a.rights, more, &key("x"), a.id, 1).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_region_knows_what_each_may_sell_alone() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 10).await;
+    a.receive("y", 5).await;
+    assert!(a.sell("x", 1).await);
+    let id = TransferId(a.rights.ids.uuid());
+    assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 2).await, Ok(2));
+    world.converge().await;
+    let spendable = |units, keys| Spendable { units, keys };
+    for region in [a, b, c] {
+        let alone = region.store.may_sell_alone().await.unwrap();
+        assert_eq!(alone[&a.id], spendable(12, 2), "as {} sees it", region.id);
+        assert_eq!(alone[&b.id], spendable(2, 1), "as {} sees it", region.id);
+        assert!(!alone.contains_key(&c.id), "as {} sees it", region.id);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::app::RegionStatus;
+use crate::ports::store::Spendable;
 use crate::replication::Position;
 use crate::types::{Epoch, HlcTimestamp, RegionId};
 
@@ -38,9 +39,27 @@ pub(in crate::http) struct RegionOut {
     /// Everything it wrote up to this stamp is applied here.
     #[schema(value_type = Option<String>)]
     fresh_as_of: Option<HlcTimestamp>,
+    /// What it may still sell without asking anybody, as far as it is known here; `null` where this
+    /// region's database does not answer.
+    may_sell_alone: Option<MaySellAlone>,
     /// What it has applied of every region.
     #[schema(value_type = BTreeMap<String, PositionOut>)]
     its_watermarks: BTreeMap<RegionId, PositionOut>,
+}
+
+/// The sum of a region's rights.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+pub(in crate::http) struct MaySellAlone {
+    /// Over all SKUs and nodes.
+    units: u64,
+    /// Of how many SKUs at how many nodes.
+    keys: u64,
+}
+
+impl From<Spendable> for MaySellAlone {
+    fn from(Spendable { units, keys }: Spendable) -> Self {
+        Self { units, keys }
+    }
 }
 
 /// A place in a region's sequence of envelopes.
@@ -61,9 +80,15 @@ impl From<Position> for PositionOut {
 }
 
 impl RegionOut {
-    /// `own_epoch` is of the region that answers.
-    pub(in crate::http) fn of(status: RegionStatus, own_epoch: Epoch) -> Self {
+    /// `own_epoch` is of the region that answers; `alone` is what each region may sell.
+    pub(in crate::http) fn of(
+        status: RegionStatus,
+        own_epoch: Epoch,
+        alone: Option<&BTreeMap<RegionId, Spendable>>,
+    ) -> Self {
         let RegionStatus { region, own, status, view } = status;
+        let may_sell_alone =
+            alone.map(|alone| alone.get(&region).copied().unwrap_or_default().into());
         let Some(view) = view else {
             return Self {
                 region,
@@ -77,6 +102,7 @@ impl RegionOut {
                 head: None,
                 watermark: None,
                 fresh_as_of: None,
+                may_sell_alone,
                 its_watermarks: BTreeMap::new(),
             };
         };
@@ -93,6 +119,7 @@ impl RegionOut {
             head: head.map(PositionOut::from),
             watermark: Some(view.applied.into()),
             fresh_as_of: view.fresh_as_of,
+            may_sell_alone,
             its_watermarks: view
                 .its_watermarks
                 .into_iter()

@@ -1,5 +1,7 @@
 //! Regions and sagas, for operators.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -7,24 +9,26 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 
-use crate::ports::store::SagaFilter;
+use crate::ports::StoreError;
+use crate::ports::store::{SagaFilter, Spendable};
+use crate::runtime::spawn_named;
 use crate::types::{RegionId, SagaId};
 
+use super::super::auth::Caller;
 use super::super::context::Context;
 use super::super::dto::regions::RegionOut;
 use super::super::dto::saga::SagaOut;
 use super::super::forward::Origin;
-use super::super::auth::Caller;
 use super::super::page::{self, Page};
 use super::super::problem::{Code, Problem};
 use super::super::query::{PathId, StrictQuery};
 use super::orders::json;
+use super::products::PageQuery;
+use super::{RETRY_DEPENDENCY_S, lost_task};
 
 /// Every region as seen from here.
 #[utoipa::path(get, path = "/api/v1/admin/regions", tag = "admin", params(PageQuery),
     responses((status = 200, description = "This one first", body = Page<RegionOut>)))]
-use super::products::PageQuery;
-use super::{RETRY_DEPENDENCY_S, lost_task};
 pub(in crate::http) async fn list_regions(
     State(context): State<Context>,
     StrictQuery(query): StrictQuery<PageQuery>,
@@ -38,8 +42,17 @@ pub(in crate::http) async fn list_regions(
     }
     let page = Page::cut(regions, limit, |status| status.region);
     let epoch = context.app.region.epoch;
-    let regions = context.app.regions().into_iter();
-    json(&Page::whole(regions.map(|status| RegionOut::of(status, epoch)).collect()))
+    let alone = may_sell_alone(&context).await;
+    let items = page.items.into_iter();
+    let items = items.map(|status| RegionOut::of(status, epoch, alone.as_ref())).collect();
+    Ok(json(&Page { items, next_cursor: page.next_cursor }))
+}
+
+/// The rest of the list is most wanted when a database does not answer, so that is no reason to refuse it.
+async fn may_sell_alone(context: &Context) -> Option<BTreeMap<RegionId, Spendable>> {
+    let alone = context.app.reader.may_sell_alone().await;
+    let log = |error: &StoreError| tracing::warn!(%error, "what the regions may sell is not known");
+    alone.inspect_err(log).ok()
 }
 
 /// Takes a region out of traffic: `/readyz` turns 503, open work finishes, new orders are refused.
@@ -50,6 +63,7 @@ pub(in crate::http) async fn list_regions(
 pub(in crate::http) async fn drain(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
+    caller: Caller,
     origin: Origin,
 ) -> Result<Response, Problem> {
     set_draining(&context, region, true, &caller, &origin).await
@@ -63,8 +77,8 @@ pub(in crate::http) async fn drain(
 pub(in crate::http) async fn resume(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
-    origin: Origin,
     caller: Caller,
+    origin: Origin,
 ) -> Result<Response, Problem> {
     set_draining(&context, region, false, &caller, &origin).await
 }
@@ -73,11 +87,11 @@ async fn set_draining(
     context: &Context,
     region: RegionId,
     draining: bool,
+    caller: &Caller,
     origin: &Origin,
 ) -> Result<Response, Problem> {
     let app = &context.app;
     if !app.region.numbers.contains_key(&region) {
-    caller: Caller,
         return Err(Problem::not_found("region"));
     }
     if region != context.region {
@@ -108,8 +122,8 @@ async fn set_draining(
     }
     let own =
         app.regions().into_iter().find(|status| status.own).expect("this region is one of them");
-    caller: &Caller,
-    Ok(json(&RegionOut::of(own, app.region.epoch)))
+    let alone = may_sell_alone(context).await;
+    Ok(json(&RegionOut::of(own, app.region.epoch, alone.as_ref())))
 }
 
 /// Which sagas.

@@ -12,7 +12,7 @@ use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::NodeStock;
 use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::escrow::Row;
-use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Shelf};
+use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Shelf, Spendable};
 use crate::ports::{
     ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, StopStore, Store,
     StoreError, View,
@@ -196,6 +196,17 @@ impl Reader for Memory {
         };
         self.read(|tables| {
             tables.rows.iter().filter(|(key, _)| key.sku == *sku).map(known).collect()
+        })
+    }
+
+    async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
+        self.read(|tables| {
+            let left = tables.rows.values().map(spendable).filter(|units| *units > 0);
+            let sum = left.fold(Spendable::default(), |sum, units| Spendable {
+                units: sum.units + units,
+                keys: sum.keys + 1,
+            });
+            [(self.own, sum)].into()
         })
     }
 
