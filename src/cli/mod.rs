@@ -51,7 +51,14 @@ enum Command {
 /// Parses the arguments, runs the command on a fresh runtime and turns its result into an exit code.
 #[expect(clippy::print_stderr, reason = "the error of a command goes to standard error")]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody can be told that telling failed.
+            drop(error.print());
+            return ExitCode::from(parse_code(&error));
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -66,6 +73,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// clap's own code for a wrong argument is 2, which here says "ran, and found something wrong".
+fn parse_code(error: &clap::Error) -> u8 {
+    u8::from(error.use_stderr())
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -83,5 +95,26 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Region(args) => region::run(args).await,
         Command::Chaos(args) => chaos::run(args).await,
         Command::PaymentSimulator(args) => payment_simulator::run(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_argument_is_an_error_and_help_is_none() {
+        for (arguments, code) in [
+            (["entrepot", "--help"].as_slice(), 0),
+            (&["entrepot", "status", "--help"], 0),
+            (&["entrepot", "--version"], 0),
+            (&["entrepot"], 1),
+            (&["entrepot", "fly"], 1),
+            (&["entrepot", "status", "--colour"], 1),
+            (&["entrepot", "region", "drain"], 1),
+        ] {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(parse_code(&error), code, "{arguments:?}");
+        }
     }
 }
