@@ -199,13 +199,19 @@ pub struct RegionView {
     pub ceiling: u64,
 }
 
-/// Sums up the rows of one SKU.
-pub fn inventory_view(own: RegionId, epoch: Epoch, rows: Vec<KnownRow>) -> InventoryView {
+/// Sums up the rows of one SKU. Every one of `regions` is shown, also where it holds nothing.
+pub fn inventory_view(
+    own: RegionId,
+    epoch: Epoch,
+    regions: impl IntoIterator<Item = RegionId>,
+    rows: Vec<KnownRow>,
+) -> InventoryView {
     let mut by_node: BTreeMap<NodeId, BTreeMap<RegionId, KnownRow>> = BTreeMap::new();
     for row in rows {
         by_node.entry(row.key.node.clone()).or_default().insert(row.owner, row);
     }
-    let mut view = InventoryView::default();
+    let regions = regions.into_iter().map(|region| (region, RegionView::default())).collect();
+    let mut view = InventoryView { regions, ..InventoryView::default() };
     for (node, rows) in by_node {
         let active = rows.get(&own).map_or(0, |row| row.active);
         let cells: BTreeMap<_, _> = rows.into_iter().map(|(owner, row)| (owner, row.row)).collect();

@@ -269,7 +269,8 @@ impl App {
             return Ok(None);
         }
         let rows = self.reader.rights_of(sku).await?;
-        Ok(Some(inventory_view(self.region.id, self.region.epoch, rows)))
+        let (own, epoch) = (self.region.id, self.region.epoch);
+        Ok(Some(inventory_view(own, epoch, self.region.numbers.keys().copied(), rows)))
     }
 
     /// As of when the copies of a region's orders are complete. `None` for this region, and when

@@ -330,7 +330,12 @@ async fn promised_stock_stays() {
         (&view["on_hand"], &view["reserved"], &view["available"]),
         (&json!(7), &json!(3), &json!(4))
     );
-    assert_eq!(view["regions"][0]["status"], "ready");
+    let regions = view["regions"].as_array().unwrap();
+    let own = regions.iter().find(|region| region["region"] == "eu-west").unwrap();
+    assert_eq!((&own["status"], &own["rights"]), (&json!("ready"), &json!(4)));
+    // The others hold nothing, and are listed.
+    let zeros = regions.iter().filter(|region| region["rights"] == 0 && region["spent"] == 0);
+    assert_eq!((regions.len(), zeros.count()), (3, 2));
     for (body, field) in [
         (json!({"node": "nowhere", "delta": 1, "reason": "receipt"}), "node"),
         (json!({"node": "w-1", "delta": 0, "reason": "receipt"}), "delta"),
@@ -365,17 +370,12 @@ async fn a_draining_region_takes_no_new_orders_but_repeats_old_answers() {
     assert_eq!(shop.place("k2", &body).await.status(), 201);
     let regions = json_of(shop.get("/api/v1/admin/regions", &admin).await).await;
     assert_eq!(regions["items"][0]["region"], "eu-west");
+    // Five came in, two orders took one each.
+    assert_eq!(regions["items"][0]["may_sell_alone"], json!({"units": 3, "keys": 1}));
     let nowhere = request("POST", "/api/v1/admin/regions/mars/drain", Some(&admin));
     assert_eq!(shop.door.answer(nowhere).await.status(), 404);
 }
 
-#[tokio::test]
-    // Five came in, two orders took one each.
-    assert_eq!(regions["items"][0]["may_sell_alone"], json!({"units": 3, "keys": 1}));
-async fn the_catalogue_is_created_once_and_changed() {
-    let shop = shop(1).await;
-    let staff = shop.fixture.token(Role::Staff, "clerk");
-    let body = json!({"sku": "A-1", "name": "Other", "prices": []});
 #[tokio::test]
 async fn nobody_resumes_a_region_whose_database_was_set_back() {
     let shop = shop(5).await;
@@ -412,6 +412,11 @@ async fn regions_are_a_list_like_the_others() {
     assert_eq!(list("?colour=red").await.status(), 422);
 }
 
+#[tokio::test]
+async fn the_catalogue_is_created_once_and_changed() {
+    let shop = shop(1).await;
+    let staff = shop.fixture.token(Role::Staff, "clerk");
+    let body = json!({"sku": "A-1", "name": "Other", "prices": []});
     let answer = shop.door.answer(send("POST", "/api/v1/products", &staff, "other", &body)).await;
     assert_eq!(answer.status(), 409);
     assert_eq!(json_of(answer).await["code"], "already_exists");
