@@ -76,7 +76,7 @@ struct PlaceArgs {
     #[arg(long, value_name = "URL", requires_all = ["token", "region"])]
     target: Option<String>,
     /// A bearer token of role admin, instead of one of the local issuer.
-    #[arg(long)]
+    #[arg(long, env = "ENTREPOT_TOKEN", hide_env_values = true, value_name = "JWT")]
     token: Option<String>,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Args {
     /// The deployment's folder.
     #[arg(long, env = "ENTREPOT_DATA_DIR", default_value = ".entrepot", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Prints everything, also pids and database URLs (with their passwords), as one JSON object.
+    /// Prints everything, also the passwords of the database URLs, as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -23,7 +23,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         output::line(&serde_json::to_string_pretty(&report)?);
     } else {
-        output::line(report.table().trim_end());
+        output::line(report.details().trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

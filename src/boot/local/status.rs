@@ -84,6 +84,33 @@ impl Report {
         self.phase == Phase::Started && self.regions.iter().all(|region| region.state == "ready")
     }
 
+    /// For people, with what one needs to look into a program: its pid, and the database's URL. The password
+    /// is in the JSON only.
+    pub(crate) fn details(&self) -> String {
+        let mut text = self.table();
+        let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        text.push('\n');
+        for region in &self.regions {
+            let Pids { server, postgres, nats } = &region.pids;
+            let (server, postgres, nats) = (pid(*server), pid(*postgres), pid(*nats));
+            let database = without_password(&region.database_url);
+            let (name, broker) = (&region.name, without_password(&region.nats_url));
+            writeln!(text, "{name}: server pid {server}").expect("writing to memory");
+            writeln!(text, "{name}: postgres pid {postgres}, {database}")
+                .expect("writing to memory");
+            writeln!(text, "{name}: nats pid {nats}, {broker}").expect("writing to memory");
+        }
+        for (name, of) in [
+            ("load balancer", self.load_balancer_pid),
+            ("payment simulator", self.payment_simulator_pid),
+            ("supervisor", i32::try_from(self.supervisor_pid).ok()),
+        ] {
+            writeln!(text, "{name}: pid {}", pid(of)).expect("writing to memory");
+        }
+        writeln!(text, "data: {}", self.data_dir).expect("writing to memory");
+        text
+    }
+
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut rows = vec![["region".into(), "address".into(), "state".into()]];
@@ -134,5 +161,60 @@ impl Report {
             }
         }
         text
+    }
+}
+
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((login, place)) = rest.split_once('@') else { return url.to_owned() };
+    let user = login.split_once(':').map_or(login, |(user, _)| user);
+    format!("{scheme}://{user}@{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_what_runs_where_and_no_password() {
+        let report = Report {
+            load_balancer: "http://127.0.0.1:8080".to_owned(),
+            console: "http://127.0.0.1:8080/console".to_owned(),
+            payment_simulator: "http://127.0.0.1:8090".to_owned(),
+            data_dir: "/tmp/entrepot".to_owned(),
+            phase: Phase::Started,
+            supervisor_pid: 1,
+            load_balancer_pid: Some(2),
+            payment_simulator_pid: None,
+            regions: vec![RegionReport {
+                name: "eu-west".to_owned(),
+                url: "http://127.0.0.1:8102".to_owned(),
+                database_url: "postgres://owner:secret@127.0.0.1:8121/entrepot".to_owned(),
+                auditor_database_url: "postgres://auditor:secret@127.0.0.1:8121/entrepot"
+                    .to_owned(),
+                nats_url: "nats://entrepot:secret@127.0.0.1:8131".to_owned(),
+                pids: Pids { server: Some(3), postgres: Some(4), nats: None },
+                state: "nats is down".to_owned(),
+                deaths: Vec::new(),
+            }],
+            link_faults: Vec::new(),
+            progress: Vec::new(),
+        };
+        expect_test::expect![[r#"
+            region             address                state
+            eu-west            http://127.0.0.1:8102  nats is down
+            load balancer      http://127.0.0.1:8080  running
+            payment simulator  http://127.0.0.1:8090  down
+
+            eu-west: server pid 3
+            eu-west: postgres pid 4, postgres://owner@127.0.0.1:8121/entrepot
+            eu-west: nats pid -, nats://entrepot@127.0.0.1:8131
+            load balancer: pid 2
+            payment simulator: pid -
+            supervisor: pid 1
+            data: /tmp/entrepot
+        "#]]
+        .assert_eq(&report.details());
     }
 }
