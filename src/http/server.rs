@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runtime::TaskSet;
 
+use super::context::Context;
 use super::framing::{Ambiguity, Waits, Watched};
-use super::front_door::FrontDoor;
+use super::front_door::{FrontDoor, TraceId, X_REGION};
 use super::problem::{Code, Problem};
 
 /// The bounds of one listener.
@@ -46,8 +47,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// How long a client may leave our answer unread.
     pub write_stall: Duration,
-    /// How long requests that have begun may take after a stop was asked for: longer than the longest
-    /// `Prefer: wait`.
+    /// How long requests that have begun may take after a stop was asked for. What takes longer, such as a
+    /// long `Prefer: wait`, is cut off; the order goes on, and the client asks again with its key.
     pub drain: Duration,
 }
 
@@ -112,8 +113,9 @@ pub async fn serve(
         } else {
             door.context().metrics.http_connections_refused.inc();
             if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                let refusal = refusal(door.context());
                 tasks.spawn("http refusal", async move {
-                    turn_away(stream).await;
+                    turn_away(stream, &refusal).await;
                     drop(permit);
                 });
             }
@@ -192,18 +194,25 @@ fn closing(mut response: Response) -> Response {
     response
 }
 
-async fn turn_away(mut stream: TcpStream) {
+/// What a connection over the cap is told, as bytes: nobody reads its request.
+fn refusal(context: &Context) -> String {
+    let trace = TraceId::of(&HeaderMap::new(), context.ids.as_ref());
     let body = concat!(
         r#"{"type":"/docs#overloaded","title":"Too busy","status":503,"#,
-        r#""detail":"too many connections; try again","code":"overloaded","trace_id":""}"#
+        r#""detail":"too many connections; try again","code":"overloaded","trace_id":""#
     );
-    let answer = format!(
+    let body = format!("{body}{trace}\"}}");
+    format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-         Retry-After: 1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+         {X_REGION}: {}\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        context.region,
         body.len()
-    );
+    )
+}
+
+async fn turn_away(mut stream: TcpStream, refusal: &str) {
     let write = async {
-        stream.write_all(answer.as_bytes()).await?;
+        stream.write_all(refusal.as_bytes()).await?;
         stream.shutdown().await
     };
     if !matches!(tokio::time::timeout(REFUSAL_WRITE, write).await, Ok(Ok(()))) {

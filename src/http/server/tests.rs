@@ -224,6 +224,10 @@ async fn beyond_the_cap_a_connection_is_turned_away_at_once() {
     server.until("two open", |server| server.metric("entrepot_http_connections{") == 2).await;
     let answer = server.exchange("").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("overloaded"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("x-region: eu-west") && head.contains("Retry-After: 1"), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(problem["trace_id"].as_str().map(str::len), Some(32), "{problem}");
     drop(held);
     server.until("none open", |server| server.metric("entrepot_http_connections{") == 0).await;
     let answer =
