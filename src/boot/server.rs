@@ -71,7 +71,7 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}; is the port taken?", config.http_listen))?;
     let door = http::door(context(&config, &parts, clock, ids)?);
-    tracing::info!(region = %config.region, address = %config.http_listen, epoch = %start.epoch, "region serves");
+    tracing::info!(deployment = %config.deployment, region = %config.region, address = %config.http_listen, epoch = %start.epoch, "region serves");
     let limits = http_limits(&config);
     http::server::serve(listener, door, limits, stop).await;
     if !tasks.shut_down(config.limits.shutdown_grace).await {

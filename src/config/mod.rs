@@ -8,7 +8,7 @@
 //! [`Config::load`] reports every problem at once, as `file:line: message`. Secrets never stand in
 //! the file: it names files, relative to its own folder, or the environment has them
 //! (`ENTREPOT_DATABASE_PASSWORD`, `ENTREPOT_MIGRATION_PASSWORD`, `ENTREPOT_NATS_PASSWORD`,
-//! `ENTREPOT_WITNESS_PASSWORD`, `ENTREPOT_WEBHOOK_SECRET`).
+//! `ENTREPOT_WEBHOOK_SECRET`).
 
 mod check;
 mod decode;
@@ -40,15 +40,13 @@ pub const MIGRATION_PASSWORD_VARIABLE: &str = "ENTREPOT_MIGRATION_PASSWORD";
 pub const NATS_PASSWORD_VARIABLE: &str = "ENTREPOT_NATS_PASSWORD";
 /// Environment variable with the secret that signs payment webhooks, where no file is named.
 pub const WEBHOOK_SECRET_VARIABLE: &str = "ENTREPOT_WEBHOOK_SECRET";
-/// Environment variable with the password of the witness's database, where no file is named.
-pub const WITNESS_PASSWORD_VARIABLE: &str = "ENTREPOT_WITNESS_PASSWORD";
 
 /// A whole configuration file.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it came from.
     pub file: PathBuf,
-    /// The deployment's name, for logs and metrics.
+    /// The deployment's name, for logs.
     pub deployment: String,
     /// Where a request goes that names neither a home region nor a country.
     pub default_region: RegionId,
@@ -56,8 +54,6 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// The payment provider; needed to run a region.
     pub payments: Option<Payments>,
-    /// The database of the third acceptor where there are only two regions.
-    pub witness: Option<DatabaseLocation>,
     /// ISO 3166 country codes and the region that serves them.
     pub countries: BTreeMap<String, RegionId>,
     /// The load balancer that `entrepot up` starts.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     Auth, Config, DATABASE_PASSWORD_VARIABLE, DatabaseLocation, Escrow, Limits,
     MIGRATION_PASSWORD_VARIABLE, NATS_PASSWORD_VARIABLE, NatsLocation, Orders, Replication, Secret,
-    WEBHOOK_SECRET_VARIABLE, WITNESS_PASSWORD_VARIABLE,
+    WEBHOOK_SECRET_VARIABLE,
 };
 use crate::types::{RegionId, RegionNumber};
 
@@ -41,8 +41,6 @@ pub struct RegionConfig {
     pub nats: NatsAddress,
     /// Every other region, in the order of the file.
     pub peers: Vec<Peer>,
-    /// The third acceptor's database where there are two regions.
-    pub witness: Option<DatabaseAddress>,
     /// Whose tokens count.
     pub auth: Auth,
     /// The payment provider's base address.
@@ -160,10 +158,6 @@ impl Config {
             database_connections: server.database_connections,
             nats: nats_address(&server.nats)?,
             peers,
-            witness: match &self.witness {
-                Some(witness) => Some(database_address(witness, WITNESS_PASSWORD_VARIABLE)?),
-                None => None,
-            },
             auth: auth.clone(),
             payments_url: payments.url.clone(),
             webhook_secret,

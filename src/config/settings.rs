@@ -11,8 +11,8 @@ use super::reader::Section;
 pub struct Limits {
     /// Largest request body; 256 KiB hold an order of 200 lines ten times over. Beyond: 413.
     pub request_body_bytes_max: usize,
-    /// Open connections of one server; at some 20 KiB each, 4,096 cost 80 MiB at worst. Beyond, the
-    /// listener stops accepting and the kernel's backlog waits.
+    /// Open connections of one server; at some 20 KiB each, 4,096 cost 80 MiB at worst. Beyond: 503 with
+    /// `Retry-After`, and the connection is closed.
     pub connections_max: usize,
     /// From a connection's first byte to the end of the request's head. A phone on a bad line needs
     /// one or two seconds; who needs more is holding connections.
@@ -75,8 +75,6 @@ pub struct Orders {
     /// Sagas one server works on at once; each is a small task that mostly waits for the payment
     /// provider, so the bound only keeps a provider's outage from filling the memory.
     pub sagas_running_max: usize,
-    /// How long a reservation is held for an order that isn't confirmed.
-    pub reservation_hold: Duration,
 }
 
 impl Orders {
@@ -89,7 +87,6 @@ impl Orders {
             saga_lease: section.millis("saga_lease_ms", 10_000, 1_000..=300_000),
             saga_stuck: section.millis("saga_stuck_ms", 300_000, 1_000..=3_600_000),
             sagas_running_max: section.size("sagas_running_max", 4_096, 1..=100_000),
-            reservation_hold: section.millis("reservation_hold_ms", 900_000, 1_000..=86_400_000),
         };
         section.finish();
         orders
@@ -112,8 +109,6 @@ pub struct Replication {
     /// For an answer of a peer to one request: four of the slowest round trips. Who needs the answer
     /// and still hears the peer asks again.
     pub peer_request_timeout: Duration,
-    /// Outbox entries read, published and applied together.
-    pub batch_max: usize,
 }
 
 impl Replication {
@@ -124,7 +119,6 @@ impl Replication {
             row_ship: section.millis("row_ship_ms", 50, 1..=10_000),
             digest_interval: section.millis("digest_interval_ms", 30_000, 100..=3_600_000),
             peer_request_timeout: section.millis("peer_request_timeout_ms", 800, 10..=30_000),
-            batch_max: section.size("batch_max", 256, 1..=4_096),
         };
         if replication.peer_silent_after < replication.heartbeat * 2 {
             section.problem(
@@ -149,8 +143,6 @@ pub struct Escrow {
     pub rebalance: Duration,
     /// Between two transfers of one key and pair ahead of demand, at least.
     pub transfer_interval: Duration,
-    /// Only a surplus difference above this share is evened out, or rights would swing to and fro.
-    pub surplus_percent_min: u32,
 }
 
 impl Escrow {
@@ -159,7 +151,6 @@ impl Escrow {
             grant_wait: section.millis("grant_wait_ms", 5_000, 0..=30_000),
             rebalance: section.millis("rebalance_ms", 200, 10..=60_000),
             transfer_interval: section.millis("transfer_interval_ms", 1_000, 10..=600_000),
-            surplus_percent_min: section.count("surplus_percent_min", 20, 1..=100),
         };
         section.finish();
         escrow

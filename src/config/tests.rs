@@ -91,34 +91,14 @@ name = "e"
             test.toml:9: there is no region venus; regions here: a
             test.toml:12: [limits]: `connections_max` must be a whole number, not string
             test.toml:13: [limits]: `body_timeout_ms` must be 100 to 120000
-            test.toml:16: [orders]: unknown key `group_size`; known here: group_max, group_writers, order_wait_ms, queue_max, reservation_hold_ms, saga_lease_ms, saga_stuck_ms, sagas_running_max
+            test.toml:16: [orders]: unknown key `group_size`; known here: group_max, group_writers, order_wait_ms, queue_max, saga_lease_ms, saga_stuck_ms, sagas_running_max
             test.toml:18: [replication]: `peer_silent_after_ms` must be at least twice `heartbeat_ms`, or one late heartbeat counts as a dead peer
             test.toml:25: a has the number 1 of a; numbers are in order ids and must differ
             test.toml:25: there is already a region a
             test.toml:30: [[regions]]: `name`: `C` is not a region's name: 1 to 15 of a-z, 0-9 and -, beginning with a letter
             test.toml:31: [[regions]]: `number` must be 1 to 255
             test.toml:33: [[regions]]: `number` is missing
-            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, regions, replication, witness
-        "#]],
-    );
-}
-
-#[test]
-fn two_regions_need_a_witness() {
-    refused(
-        r#"
-[deployment]
-name = "test"
-default_region = "a"
-[[regions]]
-name = "a"
-number = 1
-[[regions]]
-name = "b"
-number = 2
-"#,
-        &expect![[r#"
-            test.toml:8: two regions need a [witness] with a `database_url`: with only two votes neither can go on alone
+            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, regions, replication
         "#]],
     );
 }
