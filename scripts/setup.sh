@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Finds or installs what Entrepôt needs besides the Rust toolchain: a C compiler (for one dependency),
-# PostgreSQL 15 or later, nats-server 2.12 or later and HAProxy 2.4 or later.
+# PostgreSQL 15 or later, nats-server 2.12 or later and HAProxy 2.5 or later.
 #
 # What is installed and recent enough is used as it is. nats-server goes to .tools/ (Debian's is too
 # old); the rest comes from Debian's archive and needs root, which is asked for only then. Running this
