@@ -19,7 +19,7 @@ use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{Bus, Clock, Ids, Reachability};
 use crate::replication::Peers;
-use crate::runtime::{RandomIds, SystemClock, TaskSet};
+use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
 use crate::store::{PgRights, PgStore, SchemaState, schema_state};
 use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
@@ -144,6 +144,7 @@ async fn parts(
         &config.payments_url,
         config.payments_answer_timeout,
         PROVIDER_CALLS_MAX,
+        &Trust::for_addresses([config.payments_url.as_str()])?,
     )?;
     let sagas = Arc::new(SagaRunner {
         region: Arc::clone(&region),
@@ -243,6 +244,7 @@ fn context(
     };
     let orders = &config.orders;
     let peers = config.peers.iter().map(|peer| (peer.name, peer.http_url.clone()));
+    let trust = Trust::for_addresses(config.peers.iter().map(|peer| peer.http_url.as_str()))?;
     let webhook_secret = config.webhook_secret.expose().parse().context("`webhook_secret_file`")?;
     Ok(http::Context::new(http::ContextParts {
         region: config.region,
@@ -255,7 +257,7 @@ fn context(
         app: Arc::clone(&parts.app),
         rights: Some(Arc::clone(&parts.rights)),
         outbox: Some(Arc::clone(&parts.replication.store)),
-        forwarder: http::Forwarder::new(config.region, peers.collect()),
+        forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),
         webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),
         order_wait: orders.order_wait,
         body_limits: http::json::BodyLimits {

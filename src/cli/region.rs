@@ -220,11 +220,11 @@ mod tests {
                 sees: Vec::new(),
             },
         ];
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             SEEN FROM  REGION   STATUS            EPOCH  LAG  LAG MS  WATERMARK  MAY SELL
             us-east    us-east  ready             1      0    0       -          120
             us-east    eu-west  silent            2      7    1200    41         7
-            eu-west             can't be asked: no answer"#]]
+            eu-west             can't be asked: no answer"]]
         .assert_eq(&table(&views));
     }
 

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::ports::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
+use crate::runtime::{Connector, Trust};
 use crate::types::Money;
 
 /// The largest answer we read: the provider's have some 300 bytes.
@@ -25,12 +25,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An address is not one of a provider.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not the address of a payment provider: http://HOST:PORT, without a path")]
+#[error("`{0}` is not the address of a payment provider: http(s)://HOST:PORT, without a path")]
 pub struct BadProviderUrl(String);
 
 /// A client of the simulator.
 pub struct SimulatorClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     authorizations: Uri,
     timeout: Duration,
     slots: Semaphore,
@@ -67,22 +67,20 @@ impl SimulatorClient {
         base_url: &str,
         timeout: Duration,
         in_flight_max: usize,
+        trust: &Trust,
     ) -> Result<Self, BadProviderUrl> {
         let bad = || BadProviderUrl(base_url.to_owned());
         let base: Uri = base_url.parse().map_err(|_| bad())?;
-        let plain =
-            base.scheme_str() == Some("http") && base.path() == "/" && base.query().is_none();
-        let authority = base.authority().filter(|_| plain).ok_or_else(bad)?;
+        let bare = base.path() == "/" && base.query().is_none();
+        let scheme = base.scheme_str().filter(|scheme| bare && ["http", "https"].contains(scheme));
+        let (scheme, authority) = scheme.zip(base.authority()).ok_or_else(bad)?;
         let authorizations =
-            format!("http://{authority}/v1/authorizations").parse().map_err(|_| bad())?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(timeout));
+            format!("{scheme}://{authority}/v1/authorizations").parse().map_err(|_| bad())?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(in_flight_max)
-            .build(connector);
+            .build(trust.connector(timeout));
         Ok(Self { client, authorizations, timeout, slots: Semaphore::new(in_flight_max) })
     }
 

@@ -14,9 +14,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::runtime::{Connector, Trust};
 use crate::types::RegionId;
 
 use super::context::Context;
@@ -70,20 +70,17 @@ const PASSED_ON: [HeaderName; 9] = [
 pub struct Forwarder {
     own: RegionId,
     peers: BTreeMap<RegionId, String>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
 }
 
 impl Forwarder {
     /// `peers` are base addresses as reached over the links, e.g. `http://127.0.0.1:8180`.
-    pub fn new(own: RegionId, peers: BTreeMap<RegionId, String>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    pub fn new(own: RegionId, peers: BTreeMap<RegionId, String>, trust: &Trust) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_PEER_MAX)
-            .build(connector);
+            .build(trust.connector(CONNECT_TIMEOUT));
         Self { own, peers, client }
     }
 

@@ -1,4 +1,4 @@
-//! The real clock, ids and tasks.
+//! The real clock, ids and tasks, and the way to other machines.
 //!
 //! The only callers of the functions that clippy bans elsewhere: everything else takes time, ids and
 //! randomness as parameters, so that the simulator can own them.
@@ -6,10 +6,14 @@
 mod clock;
 mod ids;
 mod tasks;
+mod trust;
 
 pub use clock::SystemClock;
 pub use ids::{RandomIds, secret_bytes};
 pub use tasks::{TaskSet, spawn_named};
+#[cfg(test)]
+pub(crate) use trust::tls_front_of;
+pub use trust::{Connector, NoAuthorities, Trust};
 
 /// An environment variable, if it is set to text. Configuration is read once, at start.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]

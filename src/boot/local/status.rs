@@ -201,7 +201,7 @@ mod tests {
             link_faults: Vec::new(),
             progress: Vec::new(),
         };
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             region             address                state
             eu-west            http://127.0.0.1:8102  nats is down
             load balancer      http://127.0.0.1:8080  running
@@ -214,7 +214,7 @@ mod tests {
             payment simulator: pid -
             supervisor: pid 1
             data: /tmp/entrepot
-        "#]]
+        "]]
         .assert_eq(&report.details());
     }
 }

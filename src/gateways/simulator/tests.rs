@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::gateways::webhook::{Headers, Secret, verify};
 use crate::gateways::{SimulatorClient, simulator};
 use crate::ports::{Authorization, AuthorizeRequest, Clock as _, GatewayError, PaymentGateway};
-use crate::runtime::{RandomIds, SystemClock, spawn_named};
+use crate::runtime::{RandomIds, SystemClock, Trust, spawn_named};
 use crate::types::Money;
 
 use super::{Options, Simulator};
@@ -56,7 +56,7 @@ impl Scene {
         let ids = Arc::new(RandomIds::new(clock));
         let simulator = Simulator::start(options, Arc::new(clock), ids).await.unwrap();
         let url = format!("http://{}", simulator.address);
-        let client = Arc::new(SimulatorClient::new(&url, TIMEOUT, 64).unwrap());
+        let client = Arc::new(SimulatorClient::new(&url, TIMEOUT, 64, &Trust::nobody()).unwrap());
         Self { simulator: Some(simulator), directory, client }
     }
 
@@ -381,12 +381,25 @@ async fn a_provider_that_is_not_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let client = SimulatorClient::new(&url, TIMEOUT, 1).unwrap();
+    let client = SimulatorClient::new(&url, TIMEOUT, 1, &Trust::nobody()).unwrap();
     let answer = client.look_up("k").await;
     assert!(matches!(answer, Err(GatewayError::Unavailable(_))), "{answer:?}");
-    for bad in ["", "localhost", "https://h:1", "http://h/path", "http://h?x"] {
-        assert!(SimulatorClient::new(bad, TIMEOUT, 1).is_err(), "{bad}");
+    for bad in ["", "localhost", "ftp://h:1", "http://h/path", "https://h?x"] {
+        assert!(SimulatorClient::new(bad, TIMEOUT, 1, &Trust::nobody()).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn the_provider_is_asked_over_tls_if_its_certificate_is_trusted() {
+    let scene = Scene::new().await;
+    let plain = scene.simulator.as_ref().unwrap().address;
+    let (url, trust) = crate::runtime::tls_front_of(plain).await;
+    let client = SimulatorClient::new(&url, TIMEOUT, 1, &trust).unwrap();
+    let answer = client.authorize(&request("k", "tok_ok", 1999)).await;
+    assert!(matches!(answer, Ok(Authorization::Authorized { .. })), "{answer:?}");
+    let wary = SimulatorClient::new(&url, TIMEOUT, 1, &Trust::nobody()).unwrap();
+    let answer = wary.authorize(&request("other", "tok_ok", 1999)).await;
+    assert!(matches!(answer, Err(GatewayError::Unavailable(_))), "{answer:?}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::super::testing::{
 use super::super::{FrontDoor, door};
 use crate::gateways::webhook;
 use crate::ports::Clock as _;
-use crate::runtime::SystemClock;
+use crate::runtime::{SystemClock, Trust};
 use crate::types::StockKey;
 
 const ORDERS: &str = "/api/v1/orders";
@@ -463,4 +463,27 @@ async fn what_was_spent_on_finding_units_is_not_waited_again() {
     let answer = tokio::time::timeout(ten_s / 2, shop.door.answer(asked)).await.unwrap();
     assert_eq!(answer.status(), 202);
     assert_eq!(json_of(answer).await["saga"]["status"], "running");
+}
+
+#[tokio::test]
+async fn a_peer_is_asked_over_tls_if_its_certificate_is_trusted() {
+    let there = shop(10).await;
+    let placed = there.place("k1", &order_body("A-1", 1, "tok_ok")).await;
+    let location = header(&placed, "location").to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, trust) = crate::runtime::tls_front_of(listener.local_addr().unwrap()).await;
+    let limits = super::super::server::Limits::default();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = super::super::server::serve(listener, there.door.clone(), limits, stop.clone());
+    let serving = crate::runtime::spawn_named("test peer", serving);
+    for (trust, status) in [(trust, 200), (Trust::nobody(), 503)] {
+        let issuer = Some(there.fixture.dir.path().to_owned());
+        let peers = [("eu-west".parse().unwrap(), url.clone())].into();
+        let choices = Choices { region: "us-east", peers, trust, issuer, ..Choices::default() };
+        let here = Fixture::with(choices);
+        let asked = request("GET", &location, Some(&there.alice));
+        assert_eq!(door(here.context.clone()).answer(asked).await.status(), status);
+    }
+    stop.cancel();
+    serving.await.unwrap();
 }

@@ -25,7 +25,7 @@ use crate::ports::{
     Authorization, AuthorizeRequest, Clock, GatewayError, Obtained, PaymentGateway, RightsSource,
 };
 use crate::replication::Peers;
-use crate::runtime::{RandomIds, SystemClock, TaskSet};
+use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
 use crate::telemetry::metrics::Metrics;
 use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey};
 
@@ -196,6 +196,8 @@ pub(super) struct Choices {
     pub(super) rates: Rates,
     pub(super) body_timeout: Duration,
     pub(super) peers: BTreeMap<RegionId, String>,
+    /// Whose certificates count.
+    pub(super) trust: Trust,
     /// Another region's issuer.
     pub(super) issuer: Option<PathBuf>,
 }
@@ -204,7 +206,8 @@ impl Default for Choices {
     fn default() -> Self {
         let body_timeout = Duration::from_millis(300);
         let peers = BTreeMap::new();
-        Self { region: "eu-west", rates: Rates::default(), body_timeout, peers, issuer: None }
+        let (rates, trust) = (Rates::default(), Trust::nobody());
+        Self { region: "eu-west", rates, body_timeout, peers, trust, issuer: None }
     }
 }
 
@@ -273,7 +276,7 @@ impl Fixture {
             app: Arc::new(app),
             rights: None,
             outbox: None,
-            forwarder: Forwarder::new(own, choices.peers),
+            forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
             order_wait: Duration::from_secs(10),
             health: health.clone(),
