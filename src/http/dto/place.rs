@@ -69,7 +69,7 @@ pub(in crate::http) struct PlaceOrderBody {
     /// Taken in the order given; one without an amount takes what is left.
     #[serde(default)]
     payments: Vec<PaymentBody>,
-    /// What is not there may be sent later.
+    /// What is not there may be sent later. Not accepted yet: `true` is refused.
     #[serde(default)]
     allow_backorder: bool,
     /// It may be sent from several places.
@@ -190,6 +190,9 @@ impl PlaceOrderBody {
         let reference = self.channel_order_ref.as_deref();
         let channel_order_ref =
             faults.optional_text("channel_order_ref", reference, TEXT_BYTES_MAX);
+        if self.allow_backorder {
+            faults.add("allow_backorder", "true is not accepted by this deployment yet");
+        }
         let email = self.check_email(&mut faults);
         let shipping_option = faults.text("shipping_option", &self.shipping_option, 64);
         let shipping_address = self.shipping_address.check("shipping_address", &mut faults);

@@ -96,6 +96,7 @@ fn each_fault_is_named() {
             "payments[0].amount.amount",
         ),
         ("/durability", json!("eternal"), "durability"),
+        ("/allow_backorder", json!(true), "allow_backorder"),
         ("/colour", json!("red"), "colour"),
     ] {
         assert_eq!(
