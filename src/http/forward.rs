@@ -168,13 +168,15 @@ impl Origin {
         self.trace
     }
 
-    /// Whether an earlier attempt of this request may have gone to another region: the client's home by
-    /// its token, else where the load balancer would have sent it. The header is anybody's to set. It
-    /// decides no more than whether the peers are asked for the intent first, which costs a forger time
-    /// and harms nobody.
-    pub(super) fn has_strayed(&self, own: RegionId, home: Option<RegionId>) -> bool {
+    /// The other region that an earlier attempt of this request may have gone to: the client's home by
+    /// its token, else where the load balancer would have sent it.
+    ///
+    /// The header is anybody's to set. For an order it decides no more than whether the peers are asked for
+    /// the intent first, which costs a forger time and harms nobody; beyond that only operators' calls
+    /// look at it.
+    pub(super) fn strayed_from(&self, own: RegionId, home: Option<RegionId>) -> Option<RegionId> {
         let usual = home.or_else(|| region(&self.headers, &X_PREFERRED_REGION));
-        self.forwarded_by.is_none() && usual.is_some_and(|usual| usual != own)
+        usual.filter(|usual| self.forwarded_by.is_none() && *usual != own)
     }
 }
 
@@ -233,7 +235,7 @@ mod tests {
                 ),
                 forwarded_by: forwarded_by.map(name),
             };
-            let is = origin.has_strayed(name("us-east"), home.map(name));
+            let is = origin.strayed_from(name("us-east"), home.map(name)).is_some();
             assert_eq!(is, strayed, "{home:?} {preferred:?} {forwarded_by:?}");
         }
     }

@@ -53,11 +53,12 @@ pub struct Given {
 /// What an operator's transfer came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moved {
-    /// Done, now or when it was asked for the first time.
-    Done {
-        /// Units.
-        units: u64,
-    },
+    /// Done.
+    Done,
+    /// Done when it was asked for the first time.
+    Replayed,
+    /// The id belongs to another transfer. Nothing was moved.
+    OtherTransfer,
     /// This region may not spend as much.
     Insufficient {
         /// What it could give.

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use entrepot::app::DirtyRows;
-use entrepot::app::rights::{Board, Granter, Rights, Waiting, ask_peer, repair_from, transfer};
+use entrepot::app::rights::{
+    Board, Granter, Rights, TransferError, Waiting, ask_peer, repair_from, transfer,
+};
 use entrepot::domain::inventory::{Shortage, StockDelta};
 use entrepot::escrow::{KeyedRow, SkuRows, TransferRequest, bucket_of};
 use entrepot::ports::store::Spendable;
@@ -385,8 +387,8 @@ async fn an_operator_moves_budget_once_and_not_more_than_there_is() {
     let [a, b, _] = &world.regions[..] else { unreachable!("three regions") };
     a.receive("x", 10).await;
     let id = TransferId(a.rights.ids.uuid());
-    for _ in 0..2 {
-        assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 7).await, Ok(7));
+    for replayed in [false, true] {
+        assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 7).await, Ok(replayed));
     }
     let arrived = || async { (b.spendable("x").await == 7).then_some(()) };
     eventually("the rights arrive by themselves", arrived).await;
@@ -404,7 +406,7 @@ async fn every_region_knows_what_each_may_sell_alone() {
     a.receive("y", 5).await;
     assert!(a.sell("x", 1).await);
     let id = TransferId(a.rights.ids.uuid());
-    assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 2).await, Ok(2));
+    assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 2).await, Ok(false));
     world.converge().await;
     let spendable = |units, keys| Spendable { units, keys };
     for region in [a, b, c] {
@@ -416,6 +418,43 @@ async fn every_region_knows_what_each_may_sell_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfers_name_stands_for_one_transfer() {
+    let world = World::with_workers(false).await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    let received = StockDelta { received: 10, ..StockDelta::default() };
+    for key in [key("x"), key_at("x", OTHER_NODE), key("y")] {
+        a.commit_at(key, received).await.unwrap();
+    }
+    let id = TransferId(a.rights.ids.uuid());
+    assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 7).await, Ok(false));
+    let others = [
+        (key("y"), b.id, 7),
+        (key_at("x", OTHER_NODE), b.id, 7),
+        (key("x"), c.id, 7),
+        (key("x"), b.id, 1),
+    ];
+    for (key, to, units) in &others {
+        let other = transfer(&a.rights, id, key, *to, *units).await;
+        assert_eq!(other, Err(TransferError::OtherTransfer), "{key:?} {units} to {to}");
+    }
+    let granted = async || {
+        let mut connection = a.database.connection().await;
+        let statement = "SELECT sum(granted_total)::bigint FROM rights WHERE owner = 'a'";
+        sqlx::query_scalar::<_, i64>(statement).fetch_one(&mut connection).await.unwrap()
+    };
+    assert_eq!(granted().await, 7);
+    // What could not be given leaves the name free; of all that come at once under it, one is done.
+    let id = TransferId(a.rights.ids.uuid());
+    let refused = transfer(&a.rights, id, &key("x"), b.id, 4).await;
+    assert_eq!(refused, Err(TransferError::Insufficient { spendable: 3 }));
+    let at_once = others.iter().map(|(key, to, _)| transfer(&a.rights, id, key, *to, 3));
+    let outcomes = futures::future::join_all(at_once).await;
+    let done = outcomes.iter().filter(|outcome| **outcome == Ok(false)).count();
+    assert_eq!(done, 1, "{outcomes:?}");
+    assert_eq!(granted().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rights_of_one_node_are_called_back_though_another_is_full() {
     let world = World::start().await;
     let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
@@ -424,7 +463,7 @@ async fn rights_of_one_node_are_called_back_though_another_is_full() {
     a.commit_at(key_at("x", OTHER_NODE), received(50)).await.unwrap();
     for peer in [b, c] {
         let id = TransferId(a.rights.ids.uuid());
-        assert_eq!(transfer(&a.rights, id, &key("x"), peer.id, 2).await, Ok(2));
+        assert_eq!(transfer(&a.rights, id, &key("x"), peer.id, 2).await, Ok(false));
     }
     assert!(a.granter.recall(&key("x"), 5, 1, PATIENCE).await);
     let ledgers = a.rights.store.ledgers(&sku("x")).await.unwrap();

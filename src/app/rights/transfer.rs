@@ -21,29 +21,34 @@ pub enum TransferError {
         /// What it may give.
         spendable: u64,
     },
+    /// The id belongs to another transfer.
+    #[error("another transfer was made under this id")]
+    OtherTransfer,
     /// The database could not do it. With the same idempotency key it can be asked again.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Gives exactly `units` of a key, once per `id`. The receiver may sell them as soon as the row has
-/// arrived there, which is at once while it can be reached.
+/// Gives exactly `units` of a key, once per `id`. Answers whether that was done before. The receiver may
+/// sell them as soon as the row has arrived there, which is at once while it can be reached.
 pub async fn transfer(
     rights: &Rights,
     id: TransferId,
     key: &StockKey,
     to: RegionId,
     units: u64,
-) -> Result<u64, TransferError> {
+) -> Result<bool, TransferError> {
     let regions = rights.bus.peers();
     if !regions.contains(&to) {
         return Err(TransferError::NotAPeer { regions });
     }
-    match rights.store.transfer(id, key, to, units).await? {
-        Moved::Done { units } => {
+    let moved = rights.store.transfer(id, key, to, units).await?;
+    match moved {
+        Moved::Done | Moved::Replayed => {
             rights.dirty.mark(&StockDeltas::from([(key.clone(), StockDelta::default())]));
-            Ok(units)
+            Ok(moved == Moved::Replayed)
         }
+        Moved::OtherTransfer => Err(TransferError::OtherTransfer),
         Moved::Insufficient { spendable } => Err(TransferError::Insufficient { spendable }),
     }
 }

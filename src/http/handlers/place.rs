@@ -70,7 +70,7 @@ pub(in crate::http) async fn place_order(
     let began_ms = context.clock.monotonic_ms();
     let app = Arc::clone(&context.app);
     let hash = value.hash();
-    let strayed = origin.has_strayed(context.region, caller.home_region);
+    let strayed = origin.strayed_from(context.region, caller.home_region).is_some();
     // In a task of its own: a client that hangs up must not keep the saga from starting.
     let placing =
         spawn_named(

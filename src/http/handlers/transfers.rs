@@ -1,7 +1,9 @@
 //! An operator moves rights from this region to another.
 
+use std::time::Duration;
+
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::app::rights::{TransferError, transfer};
@@ -12,30 +14,38 @@ use crate::types::{Sku, TransferId};
 use super::super::auth::Caller;
 use super::super::context::Context;
 use super::super::dto::inventory::{TransferBody, TransferOut};
+use super::super::forward::Origin;
 use super::super::headers::IdempotencyKey;
 use super::super::json::StrictJson;
 use super::super::problem::{Code, Problem};
 use super::super::query::PathId;
 use super::orders::json;
-use super::{intent, key_reused, lost_task};
+use super::{IDEMPOTENCY_REPLAYED, TRUE, intent, key_reused, lost_task};
 
 /// Moves budget to another region: it may sell so many units more, this one so many fewer.
 ///
-/// The region that answers (`X-Region`) is the one that gives.
+/// The region that gives is the one that the caller's requests usually go to: the home in the token, else
+/// where the load balancer sends them, else the one that is asked. A retry that lands elsewhere is passed
+/// on to it and never takes from another region; `from_region` and `X-Region` name it.
 #[utoipa::path(
     post, path = "/api/v1/inventory/{sku}/rights-transfers", tag = "inventory",
     params(("sku" = String, Path), ("Idempotency-Key" = String, Header)), request_body = TransferBody,
     responses((status = 200, description = "Moved", body = TransferOut),
-              (status = 409, description = "`insufficient_rights`, with `spendable`"), (status = 422, description = "`validation_failed`")),
+              (status = 409, description = "`insufficient_rights`, with `spendable`"), (status = 422, description = "`validation_failed`, `idempotency_key_reused`"),
+              (status = 503, description = "`home_region_unavailable`")),
 )]
 pub(in crate::http) async fn transfer_rights(
     State(context): State<Context>,
     caller: Caller,
     PathId(sku): PathId<Sku>,
     key: IdempotencyKey,
+    origin: Origin,
     body: StrictJson<TransferBody>,
 ) -> Result<Response, Problem> {
     let (stock, units) = body.value.check(sku)?;
+    if let Some(giver) = origin.strayed_from(context.region, caller.home_region) {
+        return context.ask(giver, &origin, body.raw, Duration::ZERO).await;
+    }
     let to = body.value.to_region;
     let id = transfer_id(&intent(&caller, key));
     let Some(rights) = context.rights.clone() else {
@@ -48,16 +58,22 @@ pub(in crate::http) async fn transfer_rights(
             async move { transfer(&rights, id, &moved, to, units).await },
         );
     match moving.await.map_err(lost_task)? {
-        // An earlier transfer under this key was another one.
-        Ok(moved) if moved != units => Err(key_reused()),
-        Ok(quantity) => Ok(json(&TransferOut {
-            transfer_id: id,
-            sku: stock.sku,
-            node: stock.node,
-            from_region: context.region,
-            to_region: to,
-            quantity,
-        })),
+        Ok(replayed) => {
+            let answer = json(&TransferOut {
+                transfer_id: id,
+                sku: stock.sku,
+                node: stock.node,
+                from_region: context.region,
+                to_region: to,
+                quantity: units,
+            });
+            Ok(if replayed {
+                ([(IDEMPOTENCY_REPLAYED, TRUE)], answer).into_response()
+            } else {
+                answer
+            })
+        }
+        Err(TransferError::OtherTransfer) => Err(key_reused()),
         Err(error @ TransferError::NotAPeer { .. }) => {
             Err(Problem::invalid("to_region", error.to_string()))
         }

@@ -29,6 +29,10 @@ WHERE r.owner = $1 AND r.sku = u.sku AND r.node = u.node";
 pub(super) const FIND_TRANSFERS: &str = "
 SELECT transfer_id, node, quantity FROM transfers WHERE transfer_id = ANY($1::uuid[])";
 
+pub(super) const SAME_TRANSFER: &str = "
+SELECT (sku, node, from_region, to_region, quantity) = ($2::text, $3::text, $4::text, $5::text, $6::bigint)
+FROM transfers WHERE transfer_id = $1";
+
 impl PgRights {
     pub(super) async fn give_rights(
         &self,
@@ -173,7 +177,8 @@ impl PgRights {
                 units: grant.units,
             })
             .collect();
-        record(connection, "granted", &movements).await
+        record(connection, "granted", &movements).await?;
+        Ok(())
     }
 
     pub(super) async fn transfer_rights(
@@ -187,7 +192,7 @@ impl PgRights {
         let moved = within(self.store.deadline, async {
             execute(&mut lease, "BEGIN").await?;
             let moved = self.transfer_in(&mut lease, id, key, to, units).await?;
-            execute(&mut lease, "COMMIT").await?;
+            execute(&mut lease, if moved == Moved::Done { "COMMIT" } else { "ROLLBACK" }).await?;
             Ok(moved)
         })
         .await?;
@@ -203,12 +208,23 @@ impl PgRights {
         to: RegionId,
         units: u64,
     ) -> Result<Moved, sqlx::Error> {
+        // The name first: of two that come at once under one name, whatever they ask for, the second
+        // waits here and then finds the first.
+        let wanted = Movement { transfer: id.0, key, from: self.own(), to, units };
+        if record(connection, "granted", &[wanted]).await? == 0 {
+            let same: bool = sqlx::query_scalar(SAME_TRANSFER)
+                .bind(id.0)
+                .bind(key.sku.as_str())
+                .bind(key.node.as_str())
+                .bind(self.own().as_str())
+                .bind(to.as_str())
+                .bind(signed(units))
+                .fetch_one(connection)
+                .await?;
+            return Ok(if same { Moved::Replayed } else { Moved::OtherTransfer });
+        }
         let keys = BTreeSet::from([key]);
         let mut ledgers = self.lock(connection, &keys).await?;
-        let before = find_grants(connection, id, std::iter::once(key)).await?;
-        if let Some(grant) = before.get(&key.node) {
-            return Ok(Moved::Done { units: grant.units });
-        }
         let ledger = ledgers.get(key).expect("locking made it");
         let spendable = ledger.spendable();
         if units > spendable {
@@ -217,7 +233,7 @@ impl PgRights {
         let shares = BTreeMap::from([(key.node.clone(), units)]);
         let grants = Self::grant(&mut ledgers, to, id, &shares)?;
         self.write_grants(connection, &key.sku, to, &ledgers, &grants).await?;
-        Ok(Moved::Done { units })
+        Ok(Moved::Done)
     }
 }
 

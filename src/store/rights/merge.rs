@@ -251,16 +251,17 @@ pub(super) async fn raise_active(
     Ok(())
 }
 
-/// Enters movements in this region's books; those that are there already stay as they are.
+/// Enters movements in this region's books; those that are there already stay as they are. Answers how
+/// many are new.
 pub(super) async fn record(
     connection: &mut PgConnection,
     state: &'static str,
     movements: &[Movement<'_>],
-) -> Result<(), sqlx::Error> {
+) -> Result<u64, sqlx::Error> {
     if movements.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query(RECORD_TRANSFERS)
+    let done = sqlx::query(RECORD_TRANSFERS)
         .bind(state)
         .bind(movements.iter().map(|movement| movement.transfer).collect::<Vec<_>>())
         .bind(skus(movements.iter().map(|movement| movement.key)))
@@ -270,5 +271,5 @@ pub(super) async fn record(
         .bind(movements.iter().map(|movement| signed(movement.units)).collect::<Vec<_>>())
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }

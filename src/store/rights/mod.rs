@@ -36,6 +36,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     give::LOCK_OWN_OF_SKU,
     give::WRITE_GRANTS,
     give::FIND_TRANSFERS,
+    give::SAME_TRANSFER,
 ];
 
 /// The rights rows of one region's database.

@@ -112,3 +112,32 @@ async fn a_copy_of_anothers_order_looks_like_no_order() {
     let own = regions.get(&location, &regions.there.alice).await;
     assert_eq!(own.status(), 200, "the copy is its owner's to see");
 }
+
+#[tokio::test]
+async fn rights_are_moved_by_the_region_that_the_request_usually_goes_to() {
+    let mut regions = Neighbors::new(10).await;
+    let admin = regions.there.fixture.token(Role::Admin, "op");
+    let body = json!({"to_region": "ap-south", "quantity": 1, "node": "w-1"});
+    let path = "/api/v1/inventory/A-1/rights-transfers";
+    let asked = |usual: Option<&str>| {
+        let mut asked = send("POST", path, &admin, "k1", &body);
+        if let Some(usual) = usual {
+            asked.headers_mut().insert("x-preferred-region", usual.parse().unwrap());
+        }
+        regions.door.answer(asked)
+    };
+    for (usual, giver) in
+        [(None, "us-east"), (Some("us-east"), "us-east"), (Some("eu-west"), "eu-west")]
+    {
+        assert_eq!(header(&asked(usual).await, "x-region"), giver, "{usual:?}");
+    }
+    regions.stop().await;
+    let mut astray = send("POST", path, &admin, "k1", &body);
+    astray.headers_mut().insert("x-preferred-region", "eu-west".parse().unwrap());
+    let answer = regions.door.answer(astray).await;
+    assert_eq!(
+        json_of(answer).await["code"],
+        "home_region_unavailable",
+        "never from another region"
+    );
+}
