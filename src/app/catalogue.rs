@@ -1,18 +1,29 @@
 //! Products and nodes: written anywhere, the last writer wins by HLC.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord, StoredAnswer};
 use crate::ports::Needs;
+use crate::types::{NodeId, Sku};
 
 use super::{Command, Workspace};
 
 /// How a product or node is to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put {
-    /// A POST under an idempotency key, with the hash of its body; one that exists is refused.
-    Create(IntentKey, String),
-    /// A PATCH; one that doesn't exist is refused.
-    Replace,
+pub enum Put<T> {
+    /// A POST; one that exists is refused.
+    Create {
+        /// As it is to be. The stamp in it is replaced.
+        value: T,
+        /// Who asks, under which key.
+        intent: IntentKey,
+        /// Hex SHA-256 of the request.
+        body_hash: String,
+    },
+    /// A PATCH: makes the new value of the one that is there in the moment of the decision; one that
+    /// doesn't exist is refused.
+    Change(Box<dyn Fn(T) -> T + Send>),
 }
 
 /// What became of it.
@@ -20,51 +31,53 @@ pub enum Put {
 pub enum PutOutcome<T> {
     /// Written.
     Done(T),
-    /// The same request was carried out before.
+    /// The same request was carried out before, with this result.
     Replayed(T),
     /// The key was used for another request.
     KeyReused,
     /// It exists already and is another.
     Exists,
-    /// There is nothing to replace.
+    /// There is nothing to change.
     Missing,
 }
 
-/// Writes a product. The stamp in it is replaced.
+/// Writes a product.
 pub struct PutProduct {
-    /// As it is to be.
-    pub product: Product,
+    /// Which.
+    pub sku: Sku,
     /// How.
-    pub put: Put,
+    pub put: Put<Product>,
 }
 
-/// Writes a node. The stamp in it is replaced.
+/// Writes a node.
 pub struct PutNode {
-    /// As it is to be.
-    pub node: Node,
+    /// Which.
+    pub id: NodeId,
     /// How.
-    pub put: Put,
+    pub put: Put<Node>,
 }
 
 impl Command for PutProduct {
     type Answer = PutOutcome<Product>;
 
     fn needs(&self, needs: &mut Needs, _attempt: u32) {
-        needs.skus.insert(self.product.sku.clone());
-        if let Put::Create(intent, _) = &self.put {
-            needs.intents.insert(intent.clone());
-        }
+        needs.skus.insert(self.sku.clone());
+        needs.intents.extend(self.put.intent().cloned());
     }
 
     fn decide(&self, workspace: &mut Workspace<'_>) -> PutOutcome<Product> {
-        let known = workspace.view.products.get(&self.product.sku).cloned();
-        if let Some(refusal) = precheck(workspace, &self.put, known.clone()) {
-            return refusal;
+        let known = workspace.view.products.get(&self.sku).cloned();
+        let seen = known.as_ref().map(|product| product.hlc);
+        let product = match self.put.decide(workspace, known) {
+            Ok(product) => Product { hlc: workspace.tick(), ..product },
+            Err(outcome) => return outcome,
+        };
+        workspace.view.products.insert(self.sku.clone(), product.clone());
+        let changes = &mut workspace.changes;
+        if changes.products.insert(self.sku.clone(), product.clone()).is_none() {
+            changes.products_seen.extend(seen.map(|seen| (self.sku.clone(), seen)));
         }
-        let product = Product { hlc: workspace.tick(), ..self.product.clone() };
-        workspace.view.products.insert(product.sku.clone(), product.clone());
-        workspace.changes.products.insert(product.sku.clone(), product.clone());
-        keep_intent(workspace, &self.put);
+        self.put.keep(workspace, &product);
         PutOutcome::Done(product)
     }
 }
@@ -73,51 +86,64 @@ impl Command for PutNode {
     type Answer = PutOutcome<Node>;
 
     fn needs(&self, needs: &mut Needs, _attempt: u32) {
-        needs.nodes.insert(self.node.id.clone());
-        if let Put::Create(intent, _) = &self.put {
-            needs.intents.insert(intent.clone());
-        }
+        needs.nodes.insert(self.id.clone());
+        needs.intents.extend(self.put.intent().cloned());
     }
 
     fn decide(&self, workspace: &mut Workspace<'_>) -> PutOutcome<Node> {
-        let known = workspace.view.nodes.get(&self.node.id).cloned();
-        if let Some(refusal) = precheck(workspace, &self.put, known.clone()) {
-            return refusal;
+        let known = workspace.view.nodes.get(&self.id).cloned();
+        let seen = known.as_ref().map(|node| node.hlc);
+        let node = match self.put.decide(workspace, known) {
+            Ok(node) => Node { hlc: workspace.tick(), ..node },
+            Err(outcome) => return outcome,
+        };
+        workspace.view.nodes.insert(self.id.clone(), node.clone());
+        let changes = &mut workspace.changes;
+        if changes.nodes.insert(self.id.clone(), node.clone()).is_none() {
+            changes.nodes_seen.extend(seen.map(|seen| (self.id.clone(), seen)));
         }
-        let node = Node { hlc: workspace.tick(), ..self.node.clone() };
-        workspace.view.nodes.insert(node.id.clone(), node.clone());
-        workspace.changes.nodes.insert(node.id.clone(), node.clone());
-        keep_intent(workspace, &self.put);
+        self.put.keep(workspace, &node);
         PutOutcome::Done(node)
     }
 }
 
-fn precheck<T>(workspace: &Workspace<'_>, put: &Put, known: Option<T>) -> Option<PutOutcome<T>> {
-    match put {
-        Put::Replace => known.is_none().then_some(PutOutcome::Missing),
-        Put::Create(intent, body_hash) => {
-            let records = workspace.view.intents.get(intent);
-            let record = records.and_then(|records| records.first());
-            match (record, known) {
-                (Some(record), Some(known)) if record.body_hash == *body_hash => {
-                    Some(PutOutcome::Replayed(known))
-                }
-                (Some(_), _) => Some(PutOutcome::KeyReused),
-                (None, Some(_)) => Some(PutOutcome::Exists),
-                (None, None) => None,
-            }
+impl<T: Clone + Serialize + DeserializeOwned> Put<T> {
+    fn intent(&self) -> Option<&IntentKey> {
+        match self {
+            Self::Create { intent, .. } => Some(intent),
+            Self::Change(_) => None,
         }
     }
-}
 
-fn keep_intent(workspace: &mut Workspace<'_>, put: &Put) {
-    if let Put::Create(intent, body_hash) = put {
+    /// What is to be written, or why nothing is.
+    fn decide(&self, workspace: &Workspace<'_>, known: Option<T>) -> Result<T, PutOutcome<T>> {
+        let (value, intent, body_hash) = match self {
+            Self::Change(change) => return known.map(change).ok_or(PutOutcome::Missing),
+            Self::Create { value, intent, body_hash } => (value, intent, body_hash),
+        };
+        let records = workspace.view.intents.get(intent);
+        match (records.and_then(|records| records.first()), known) {
+            (Some(record), _) => Err(match &record.answer {
+                Some(StoredAnswer::Done(first)) if record.body_hash == *body_hash => {
+                    let first = serde_json::from_value(first.clone()).ok();
+                    first.map_or(PutOutcome::KeyReused, PutOutcome::Replayed)
+                }
+                _ => PutOutcome::KeyReused,
+            }),
+            (None, Some(_)) => Err(PutOutcome::Exists),
+            (None, None) => Ok(value.clone()),
+        }
+    }
+
+    fn keep(&self, workspace: &mut Workspace<'_>, written: &T) {
+        let Self::Create { intent, body_hash, .. } = self else { return };
+        let answer = serde_json::to_value(written).expect("our own type always serializes");
         let record = IntentRecord {
             intent: intent.clone(),
             region: workspace.region.id,
             body_hash: body_hash.clone(),
             order_id: None,
-            answer: Some(StoredAnswer::Done(serde_json::Value::Null)),
+            answer: Some(StoredAnswer::Done(answer)),
             first_at_ms: workspace.now_ms,
         };
         workspace.write_intent(record);

@@ -99,8 +99,12 @@ pub struct ChangeSet {
     pub stock: StockDeltas,
     /// Products as they are to be.
     pub products: BTreeMap<Sku, Product>,
+    /// The stamps of those that were there when they were changed; another one refuses the commit.
+    pub products_seen: BTreeMap<Sku, HlcTimestamp>,
     /// Nodes as they are to be.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// See [`Self::products_seen`].
+    pub nodes_seen: BTreeMap<NodeId, HlcTimestamp>,
 }
 
 impl ChangeSet {

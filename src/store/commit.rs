@@ -5,6 +5,8 @@
 //! outbox head after them, so no two commits wait for each other in a circle. The head's lock is held
 //! until the commit is durable, which makes the sequence gap-free and its order the commits' order.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,7 +19,7 @@ use crate::domain::idempotency::IntentRecord;
 use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
 use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
 use crate::replication::PAYLOAD_BYTES_MAX;
-use crate::types::OrderId;
+use crate::types::{HlcTimestamp, OrderId};
 
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
 use super::{Lease, PgStore, encode, within};
@@ -30,6 +32,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     INSERT_SAGAS,
     UPDATE_SAGAS,
     INSERT_INTENTS,
+    LOCK_PRODUCTS,
+    LOCK_NODES,
     UPSERT_PRODUCTS,
     UPSERT_NODES,
     FIRST_RIGHTS,
@@ -56,6 +60,16 @@ INSERT INTO idempotency (principal, key, region, body_hash, order_id, answer, fi
 SELECT a, b, c, d, e, f::json, g
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[])
      AS u(a, b, c, d, e, f, g)";
+
+/// What was changed must still be what was read: fewer rows are a conflict.
+const LOCK_PRODUCTS: &str = "
+SELECT p.sku FROM products p JOIN unnest($1::text[], $2::text[]) AS u(sku, hlc) ON p.sku = u.sku AND p.hlc = u.hlc
+ORDER BY p.sku FOR UPDATE OF p";
+
+/// See [`LOCK_PRODUCTS`].
+const LOCK_NODES: &str = "
+SELECT n.node FROM nodes n JOIN unnest($1::text[], $2::text[]) AS u(node, hlc) ON n.node = u.node AND n.hlc = u.hlc
+ORDER BY n.node FOR UPDATE OF n";
 
 /// The last writer wins by stamp; stamps of fixed width compare as text.
 pub(crate) const UPSERT_PRODUCTS: &str = "
@@ -187,7 +201,9 @@ async fn write(
     let payload = write_orders(connection, changes).await?;
     write_sagas(connection, changes).await?;
     insert_intents(connection, &changes.intents).await?;
+    lock_seen(LOCK_PRODUCTS, connection, &changes.products_seen).await?;
     upsert_products(connection, changes.products.values()).await?;
+    lock_seen(LOCK_NODES, connection, &changes.nodes_seen).await?;
     upsert_nodes(connection, changes.nodes.values()).await?;
     change_rights(connection, region, epoch, changes).await?;
     let mut last = None;
@@ -365,6 +381,26 @@ async fn insert_intents(
     intents: &[IntentRecord],
 ) -> Result<(), Problem> {
     Ok(insert_intents_with(INSERT_INTENTS, connection, intents).await?)
+}
+
+async fn lock_seen<K: std::fmt::Display>(
+    statement: &'static str,
+    connection: &mut PgConnection,
+    seen: &BTreeMap<K, HlcTimestamp>,
+) -> Result<(), Problem> {
+    if seen.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(statement)
+        .bind(seen.keys().map(ToString::to_string).collect::<Vec<_>>())
+        .bind(seen.values().map(ToString::to_string).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    if rows.len() == seen.len() {
+        Ok(())
+    } else {
+        Err(Problem::Conflict("the catalogue changed meanwhile"))
+    }
 }
 
 /// Also used for products that come from other regions.

@@ -241,6 +241,20 @@ async fn a_group_too_large_for_one_envelope_becomes_several() {
 }
 
 #[tokio::test]
+async fn a_product_that_changed_since_it_was_read_refuses_the_commit() {
+    let two = Two::start().await;
+    let a = region("a");
+    two.write(&writes::product(a, "x", 1), 1).await;
+    two.write(&writes::product(a, "x", 2), 2).await;
+    for (seen, accepted) in [(1, false), (2, true)] {
+        let mut changes = writes::product(a, "x", 3);
+        changes.products_seen.insert("x".parse().unwrap(), writes::hlc(a, seen));
+        let committed = two.a.commit(&changes, writes::stamp(a, 3)).await;
+        assert_eq!(committed.is_ok(), accepted, "{committed:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_intent_that_two_regions_took_is_found_also_when_both_took_it_at_once() {
     let two = Two::start().await;
     let (a, b) = (region("a"), region("b"));

@@ -15,7 +15,7 @@ use super::super::page::{self, Page};
 use super::super::problem::Problem;
 use super::super::query::{PathId, StrictQuery};
 use super::orders::json;
-use super::products::{PageQuery, put_answer};
+use super::products::{NO_FAULT, PageQuery, put_answer};
 use super::{intent, request_hash};
 
 /// Nodes by id.
@@ -57,8 +57,9 @@ pub(in crate::http) async fn create_node(
     let known = |region| context.app.region.numbers.contains_key(&region);
     let node = body.value.check(context.region, known)?;
     let hash = request_hash("POST /nodes", &body.value.canonical());
-    let put = Put::Create(intent(&caller, key), hash);
-    put_node(&context, PutNode { node, put }).await
+    let (id, intent) = (node.id.clone(), intent(&caller, key));
+    let put = Put::Create { value: node, intent, body_hash: hash };
+    put_node(&context, PutNode { id, put }).await
 }
 
 /// Changes of a node; what is absent stays.
@@ -70,14 +71,15 @@ pub(in crate::http) async fn change_node(
     PathId(id): PathId<NodeId>,
     body: StrictJson<NodePatch>,
 ) -> Result<Response, Problem> {
-    let node = context.app.reader.node(&id).await?.ok_or_else(|| Problem::not_found("node"))?;
-    let node = body.value.apply(node)?;
-    put_node(&context, PutNode { node, put: Put::Replace }).await
+    let (node, patch) = (context.app.reader.node(&id).await?, body.value);
+    patch.apply(node.ok_or_else(|| Problem::not_found("node"))?)?;
+    let put = Put::Change(Box::new(move |now| patch.apply(now).expect(NO_FAULT)));
+    put_node(&context, PutNode { id, put }).await
 }
 
 async fn put_node(context: &Context, command: PutNode) -> Result<Response, Problem> {
-    let id = command.node.id.clone();
-    let is_new = command.put != Put::Replace;
+    let id = command.id.clone();
+    let is_new = matches!(command.put, Put::Create { .. });
     let (outcome, _) = context.app.writer.submit(command).await?;
     put_answer(outcome, is_new, |node| json(&NodeOut::from(node)), "node", id.as_str())
 }

@@ -71,8 +71,9 @@ pub(in crate::http) async fn create_product(
 ) -> Result<Response, Problem> {
     let product = body.value.check(context.region)?;
     let hash = request_hash("POST /products", &body.value.canonical());
-    let put = Put::Create(intent(&caller, key), hash);
-    put_product(&context, PutProduct { product, put }).await
+    let (sku, intent) = (product.sku.clone(), intent(&caller, key));
+    let put = Put::Create { value: product, intent, body_hash: hash };
+    put_product(&context, PutProduct { sku, put }).await
 }
 
 /// Changes of a product; what is absent stays.
@@ -84,14 +85,18 @@ pub(in crate::http) async fn change_product(
     PathId(sku): PathId<Sku>,
     body: StrictJson<ProductPatch>,
 ) -> Result<Response, Problem> {
-    let product = context.app.reader.product(&sku).await?;
-    let product = body.value.apply(product.ok_or_else(|| Problem::not_found("product"))?)?;
-    put_product(&context, PutProduct { product, put: Put::Replace }).await
+    let (product, patch) = (context.app.reader.product(&sku).await?, body.value);
+    patch.apply(product.ok_or_else(|| Problem::not_found("product"))?)?;
+    let put = Put::Change(Box::new(move |now| patch.apply(now).expect(NO_FAULT)));
+    put_product(&context, PutProduct { sku, put }).await
 }
 
+/// A patch is checked before it is handed on, and what is wrong with one is so whatever it is applied to.
+pub(super) const NO_FAULT: &str = "it was applied once, and its faults are its own";
+
 async fn put_product(context: &Context, command: PutProduct) -> Result<Response, Problem> {
-    let sku = command.product.sku.clone();
-    let is_new = command.put != Put::Replace;
+    let sku = command.sku.clone();
+    let is_new = matches!(command.put, Put::Create { .. });
     let (outcome, _) = context.app.writer.submit(command).await?;
     put_answer(outcome, is_new, |product| json(&ProductOut::from(product)), "product", sku.as_str())
 }

@@ -431,6 +431,45 @@ async fn the_catalogue_is_created_once_and_changed() {
 }
 
 #[tokio::test]
+async fn changes_of_one_product_or_node_at_once_are_all_kept() {
+    let shop = shop(1).await;
+    let staff = shop.fixture.token(Role::Staff, "clerk");
+    let patch = async |path: &str, body: Value| {
+        let answer = shop.door.answer(send("PATCH", path, &staff, "-", &body)).await;
+        assert_eq!(answer.status(), 200, "{path}");
+    };
+    let product = "/api/v1/products/A-1";
+    tokio::join!(
+        patch(product, json!({"name": "New"})),
+        patch(product, json!({"category": "Mugs"})),
+        patch(product, json!({"weight_grams": 7})),
+    );
+    let product = json_of(shop.get(product, &staff).await).await;
+    assert_eq!(
+        (&product["name"], &product["category"], &product["weight_grams"]),
+        (&json!("New"), &json!("Mugs"), &json!(7))
+    );
+    let node = "/api/v1/nodes/w-1";
+    tokio::join!(patch(node, json!({"backlog": 7})), patch(node, json!({"active": false})));
+    let node = json_of(shop.get(node, &staff).await).await;
+    assert_eq!((&node["backlog"], &node["active"]), (&json!(7), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_repeated_creation_gets_the_first_answer() {
+    let shop = shop(1).await;
+    let staff = shop.fixture.token(Role::Staff, "clerk");
+    let body = json!({"sku": "B-1", "name": "First", "prices": []});
+    let create = || shop.door.answer(send("POST", "/api/v1/products", &staff, "b", &body));
+    let first = json_of(create().await).await;
+    let patch = send("PATCH", "/api/v1/products/B-1", &staff, "-", &json!({"name": "Second"}));
+    assert_eq!(shop.door.answer(patch).await.status(), 200);
+    let again = create().await;
+    assert_eq!((again.status().as_u16(), header(&again, "idempotency-replayed")), (201, "true"));
+    assert_eq!(json_of(again).await, first);
+}
+
+#[tokio::test]
 async fn sagas_are_listed_and_tried_again() {
     let shop = shop(5).await;
     let body = order_body("A-1", 1, "tok_async");

@@ -111,6 +111,10 @@ impl Store for Memory {
                 return Err(CommitError::Conflict("order"));
             }
         }
+        let known = |sku: &Sku| tables.products.get(sku).map(|product| product.hlc);
+        if changes.products_seen.iter().any(|(sku, seen)| known(sku) != Some(*seen)) {
+            return Err(CommitError::Conflict("product"));
+        }
         for (id, write) in &changes.orders {
             tables.orders.insert(*id, write.record.clone());
             tables.events.entry(*id).or_default().extend(write.events.clone());
