@@ -121,11 +121,12 @@ impl Command for AdjustStock {
         let after = workspace.view.shelves.entry(self.key.clone()).or_default();
         after.on_hand = after.on_hand.saturating_add_signed(delta);
         after.spendable = after.spendable.saturating_add_signed(delta);
-        let change = if delta < 0 {
-            StockDelta { withdrawn: units, ..StockDelta::default() }
-        } else {
-            StockDelta { received: units, ..StockDelta::default() }
+        let (received, withdrawn) = if delta < 0 { (0, units) } else { (units, 0) };
+        let counted_from = match self.adjustment {
+            Adjustment::To(_) => Some(workspace.on_hand_before(&self.key, shelf.on_hand)),
+            Adjustment::By(_) => None,
         };
+        let change = StockDelta { received, withdrawn, counted_from, ..StockDelta::default() };
         if delta != 0 {
             workspace.change_stock(self.key.clone(), change);
         }

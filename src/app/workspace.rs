@@ -116,6 +116,12 @@ impl<'a> Workspace<'a> {
         self.changes.intents.push(intent);
     }
 
+    /// What was on a shelf before this group's decisions, which left it with `on_hand`.
+    pub fn on_hand_before(&self, key: &StockKey, on_hand: u64) -> u64 {
+        let so_far = self.changes.stock.get(key).copied().unwrap_or_default();
+        (on_hand + so_far.withdrawn).saturating_sub(so_far.received)
+    }
+
     /// Adds a change of an own rights row.
     pub fn change_stock(&mut self, key: StockKey, delta: StockDelta) {
         self.changes.stock.entry(key).or_default().add(delta);

@@ -168,6 +168,9 @@ pub struct StockDelta {
     pub released: u64,
     /// Shrinkage.
     pub withdrawn: u64,
+    /// The units on the shelf before this group of decisions, if a change was computed from them: it is
+    /// not written when there are others by then.
+    pub counted_from: Option<u64>,
 }
 
 impl StockDelta {
@@ -177,6 +180,7 @@ impl StockDelta {
         self.spent += other.spent;
         self.released += other.released;
         self.withdrawn += other.withdrawn;
+        self.counted_from = self.counted_from.or(other.counted_from);
     }
 }
 

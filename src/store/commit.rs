@@ -92,11 +92,12 @@ SELECT a, b, $1, $2, 0 FROM unnest($3::text[], $4::text[]) AS u(a, b)
 ON CONFLICT DO NOTHING";
 
 /// The sale. Rows are locked in key order first; the guard is outflow <= active (escrow, inequality 1),
-/// so a row that would be overdrawn is not written, and the count tells.
+/// so a row that would be overdrawn is not written, and the count tells. The same goes for a stocktake
+/// that was computed from another number than is on the shelf by now.
 const CHANGE_RIGHTS: &str = "
 WITH change AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-        AS u(sku, node, received, spent, released, withdrawn)
+    SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+        AS u(sku, node, received, spent, released, withdrawn, counted_from)
 ), locked AS (
     SELECT r.sku, r.node FROM rights r JOIN change c ON c.sku = r.sku AND c.node = r.node
     WHERE r.owner = $1 ORDER BY r.sku, r.node FOR UPDATE OF r
@@ -107,7 +108,8 @@ SET received = r.received + c.received, spent = r.spent + c.spent, released = r.
 FROM change c JOIN locked l ON l.sku = c.sku AND l.node = c.node
 WHERE r.owner = $1 AND r.sku = c.sku AND r.node = c.node
   AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.active + c.received
-  AND r.released + c.released <= r.spent + c.spent";
+  AND r.released + c.released <= r.spent + c.spent
+  AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn)";
 
 /// No row: this incarnation is over (I-13).
 const APPEND_OUTBOX: &str = "
@@ -469,6 +471,9 @@ async fn change_rights(
         .bind(column(|delta| delta.spent))
         .bind(column(|delta| delta.released))
         .bind(column(|delta| delta.withdrawn))
+        .bind(
+            changes.stock.values().map(|delta| delta.counted_from.map(signed)).collect::<Vec<_>>(),
+        )
         .execute(connection)
         .await?;
     if done.rows_affected() == changes.stock.len() as u64 {

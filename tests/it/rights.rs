@@ -471,6 +471,23 @@ async fn rights_of_one_node_are_called_back_though_another_is_full() {
     assert!(!a.granter.recall(&key("x"), 6, 5, PATIENCE).await, "there are only five");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stocktake_is_written_only_over_the_number_it_was_computed_from() {
+    let world = World::start().await;
+    let a = &world.regions[0];
+    let counted = |counted_from, received| StockDelta {
+        received,
+        counted_from: Some(counted_from),
+        ..StockDelta::default()
+    };
+    a.commit("x", counted(0, 10)).await.unwrap();
+    // Two said "there are 100" when there were 10: the second finds 100.
+    a.commit("x", counted(10, 90)).await.unwrap();
+    let again = a.commit("x", counted(10, 90)).await;
+    assert!(matches!(again, Err(CommitError::Conflict(_))), "{again:?}");
+    assert_eq!(a.spendable("x").await, 100);
+}
+
 /// An order that must come from one node lacks units though the region holds as many in all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_that_lie_at_the_wrong_node_do_not_keep_from_asking() {
