@@ -19,9 +19,9 @@ use crate::ports::{Needs, Reader, StoreError};
 use crate::saga::{CompensationReason, SagaState, Step};
 use crate::types::{OrderId, SagaId};
 
-use super::{Command, Region, Workspace, Writer, advance_saga};
+use super::{Command, Workspace, Writer, advance_saga};
 
-/// Contested orders looked at in one round.
+/// Contested orders read at a time.
 const CONTESTED_MAX: u32 = 256;
 
 /// What the rule says of our order.
@@ -132,30 +132,41 @@ fn take_up_again(
 }
 
 /// Looks at every contested order of this region. Answers how many are undone.
-pub async fn settle_contested(
-    region: &Region,
-    reader: &dyn Reader,
-    writer: &Writer,
-) -> Result<usize, StoreError> {
-    let mut yielded = 0;
-    for pair in reader.contested(CONTESTED_MAX).await? {
-        match rule(&pair.own, &pair.other) {
-            Ruling::NotYet => {}
-            Ruling::Settled => reader.settled(pair.own.order.id, pair.other.order.id).await?,
-            Ruling::Yield | Ruling::Unpaid => {
-                let (own, other) = (pair.own.order.id, pair.other.order.id);
-                match writer.submit(CancelDuplicate { own, other }).await {
-                    Ok((true, _)) => {
-                        tracing::info!(order = %own, %other, region = %region.id, "can't stand beside the other region's order");
-                        yielded += 1;
-                    }
-                    Ok((false, _)) => {}
-                    Err(error) => tracing::warn!(order = %own, %error, "could not yield yet"),
+pub async fn settle_contested(reader: &dyn Reader, writer: &Writer) -> Result<usize, StoreError> {
+    let mut undone = 0;
+    let mut after = None;
+    loop {
+        let pairs = reader.contested(after, CONTESTED_MAX).await?;
+        for pair in &pairs {
+            let (own, other) = (pair.own.order.id, pair.other.order.id);
+            after = Some((own, other));
+            match rule(&pair.own, &pair.other) {
+                Ruling::NotYet => {}
+                Ruling::Settled => reader.settled(own, other).await?,
+                Ruling::Yield | Ruling::Unpaid => {
+                    undone += usize::from(undo(writer, own, other).await);
                 }
             }
         }
+        if pairs.len() < CONTESTED_MAX as usize {
+            return Ok(undone);
+        }
     }
-    Ok(yielded)
+}
+
+async fn undo(writer: &Writer, own: OrderId, other: OrderId) -> bool {
+    match writer.submit(CancelDuplicate { own, other }).await {
+        Ok((undone, _)) => {
+            if undone {
+                tracing::info!(order = %own, %other, "can't stand beside the other region's order");
+            }
+            undone
+        }
+        Err(error) => {
+            tracing::warn!(order = %own, %error, "could not be undone yet");
+            false
+        }
+    }
 }
 
 #[cfg(test)]

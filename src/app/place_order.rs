@@ -115,8 +115,13 @@ impl PlaceOrder {
             cancelled.is_none_or(|why| why.code != CompensationReason::Duplicate.code())
         };
         let is_own = |record: &&IntentRecord| record.region == workspace.region.id;
-        let own = records.iter().filter(stands).find(is_own);
-        let standing = own.or_else(|| records.iter().find(stands));
+        // One with an order goes before a refusal: the shopper may have had more luck elsewhere.
+        let orders = || records.iter().filter(stands).filter(|record| record.order_id.is_some());
+        let standing = orders()
+            .find(is_own)
+            .or_else(|| orders().next())
+            .or_else(|| records.iter().find(is_own).filter(stands))
+            .or_else(|| records.iter().find(stands));
         let record =
             standing.or_else(|| records.iter().find(is_own)).or_else(|| records.first())?;
         if record.body_hash != self.body_hash {

@@ -6,10 +6,13 @@
 //! from a fresh load; one whose outcome is not known as well, since every command recognizes its own
 //! work (an intent's record, a version) when it is already there.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::domain::inventory::StockDeltas;
 use crate::ports::{CommitError, Needs, Stamp, Store, StoreError};
 use crate::runtime::TaskSet;
 
@@ -89,11 +92,12 @@ impl Writer {
             mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => WriteError::Unavailable(STOPPING.to_owned()),
         })?;
-        answer.await.map_err(|_| WriteError::Unavailable(STOPPING.to_owned()))?
+        answer.await.map_err(|_| WriteError::Unavailable(UNANSWERED.to_owned()))?
     }
 }
 
 const STOPPING: &str = "the server is stopping";
+const UNANSWERED: &str = "the server stopped before it was known what became of the request";
 
 /// A command of any type with somebody who waits.
 trait Job: Send {
@@ -153,7 +157,11 @@ impl Group {
                     () = stopping.cancelled() => return,
                 }
             }
-            self.process(jobs).await;
+            // A bug in one decision must not end the region's writing: its group gets no answer, which
+            // its callers know as an unknown outcome.
+            if AssertUnwindSafe(self.process(jobs)).catch_unwind().await.is_err() {
+                tracing::error!("a group of commands ended in a panic: a bug");
+            }
         }
     }
 
@@ -173,6 +181,7 @@ impl Group {
 
     async fn decide_and_commit(&self, jobs: &mut Jobs) -> Result<Option<u64>, WriteError> {
         let mut last = String::new();
+        let mut in_doubt: Option<StockDeltas> = None;
         for attempt in 0..DECISIONS_MAX {
             let mut needs = Needs::default();
             for job in jobs.iter() {
@@ -187,6 +196,11 @@ impl Group {
                 job.decide(&mut workspace);
             }
             if workspace.changes.is_empty() {
+                if let Some(stock) = in_doubt {
+                    // It was written.
+                    self.signals.rows.mark(&stock);
+                    self.signals.outbox.notify_one();
+                }
                 return Ok(None);
             }
             let stamp = Stamp {
@@ -196,6 +210,7 @@ impl Group {
             };
             match self.store.commit(&workspace.changes, stamp).await {
                 Ok(committed) => {
+                    self.signals.rows.mark(&in_doubt.unwrap_or_default());
                     self.signals.rows.mark(&workspace.changes.stock);
                     self.signals.outbox.notify_one();
                     return Ok(committed.sequence);
@@ -203,6 +218,7 @@ impl Group {
                 Err(CommitError::Conflict(what)) => what.clone_into(&mut last),
                 Err(CommitError::Unknown(why)) => {
                     tracing::warn!(%why, "the outcome of a commit is not known: looking it up");
+                    in_doubt.get_or_insert_default().append(&mut workspace.changes.stock);
                     last = why;
                 }
                 Err(CommitError::Unavailable(why)) => return Err(WriteError::Unavailable(why)),

@@ -258,8 +258,13 @@ pub trait Reader: Send + Sync {
     async fn node(&self, id: &NodeId) -> Result<Option<Node>, StoreError>;
     /// By id, after the given one.
     async fn nodes(&self, after: Option<&NodeId>, limit: u32) -> Result<Vec<Node>, StoreError>;
-    /// Intents that two regions took and that are not settled yet, at most `limit`.
-    async fn contested(&self, limit: u32) -> Result<Vec<Contested>, StoreError>;
+    /// Intents that two regions took and that are not settled yet, at most `limit`, in the order of the
+    /// two orders' ids, after a pair.
+    async fn contested(
+        &self,
+        after: Option<(OrderId, OrderId)>,
+        limit: u32,
+    ) -> Result<Vec<Contested>, StoreError>;
     /// Nothing is left to decide between this order of ours and that one.
     async fn settled(&self, own: OrderId, other: OrderId) -> Result<(), StoreError>;
     /// The database answers.

@@ -1,11 +1,14 @@
 //! The schema: embedded in the program, applied by `entrepot migrate`, checked by `entrepot serve`.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 
 use crate::config::DatabaseAddress;
+
+use super::within;
 
 /// Version, name, SQL.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -47,11 +50,15 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect())
 }
 
+/// For a connection and for each look at the schema. A server that is frozen must not hold up a start
+/// for ever: whoever starts us sees why and tries again.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 async fn connect(address: &DatabaseAddress) -> Result<sqlx::PgConnection, MigrateError> {
     let options = super::options(address).map_err(MigrateError::Connect)?;
     // Building an index on a large table takes longer than any call of the server may.
     let options = options.options([("statement_timeout", "0")]);
-    options.connect().await.map_err(MigrateError::Connect)
+    within(CONNECT_LIMIT, options.connect()).await.map_err(MigrateError::Connect)
 }
 
 /// Applies what is missing, under a lock against other processes. Answers the schema's version.
@@ -65,10 +72,9 @@ pub async fn migrate(address: &DatabaseAddress) -> Result<i64, MigrateError> {
 /// Compares, changes nothing.
 pub async fn schema_state(address: &DatabaseAddress) -> Result<SchemaState, MigrateError> {
     let mut connection = connect(address).await?;
-    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(MigrateError::Connect)?;
+    let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut connection);
+    let exists: bool = within(CONNECT_LIMIT, exists).await.map_err(MigrateError::Connect)?;
     if !exists {
         return Ok(SchemaState::Older);
     }

@@ -85,7 +85,8 @@ SELECT own.order_id, own.version, own.chain_hash, own.created_hlc, own.updated_h
 FROM contested c
 JOIN orders own ON own.order_id = c.order_id
 JOIN orders other ON other.order_id = c.other_order_id
-WHERE NOT c.settled ORDER BY c.order_id LIMIT $1";
+WHERE NOT c.settled AND ($1::uuid IS NULL OR (c.order_id, c.other_order_id) > ($1, $2))
+ORDER BY c.order_id, c.other_order_id LIMIT $3";
 
 const SETTLED: &str =
     "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
@@ -219,9 +220,16 @@ impl Reader for PgStore {
             .await
     }
 
-    async fn contested(&self, limit: u32) -> Result<Vec<Contested>, StoreError> {
-        let rows =
-            self.rows(sqlx::query(CONTESTED).bind(i64::from(limit))).await.map_err(store_error)?;
+    async fn contested(
+        &self,
+        after: Option<(OrderId, OrderId)>,
+        limit: u32,
+    ) -> Result<Vec<Contested>, StoreError> {
+        let query = sqlx::query(CONTESTED)
+            .bind(after.map(|(own, _)| own.0))
+            .bind(after.map(|(_, other)| other.0))
+            .bind(i64::from(limit));
+        let rows = self.rows(query).await.map_err(store_error)?;
         rows.iter().map(contested).collect::<Result<_, _>>().map_err(store_error)
     }
 

@@ -326,6 +326,9 @@ fn corrupt(error: sqlx::Error) -> ReplicationError {
 
 fn refusal(origin: RegionId, problem: CopyProblem) -> ReplicationError {
     match problem {
+        CopyProblem::Sql(error @ (sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })) => {
+            corrupt(error)
+        }
         CopyProblem::Sql(error) => unavailable(error),
         CopyProblem::CantApply { position, reason } => {
             ReplicationError::CantApply { origin, position, reason }

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs until `stop`.
 pub async fn contested(app: Arc<App>, stop: CancellationToken) {
     super::every(PAUSE, stop, || async {
-        match settle_contested(&app.region, app.reader.as_ref(), &app.writer).await {
+        match settle_contested(app.reader.as_ref(), &app.writer).await {
             Ok(0) => {}
             Ok(yielded) => tracing::info!(yielded, "orders yielded to those of another region"),
             Err(error) => tracing::warn!(%error, "contested orders can't be looked up"),

@@ -95,7 +95,7 @@ struct Worker {
     not_before_ms: u64,
     /// Nothing is applied earlier, unless much waits.
     rest_until_ms: u64,
-    /// The last batch was refused as a whole: go one by one until one is through.
+    /// The last batch failed as a whole: go one by one until one is through.
     careful: bool,
     /// Here it stands still; told once.
     blocked_at: Option<Position>,
@@ -280,6 +280,8 @@ impl Worker {
         let pause = match error {
             ReplicationError::Unavailable(_) => {
                 tracing::warn!(peer.region = %self.origin, %error, "will apply later");
+                // A slow database may be able to do less at a time.
+                self.careful = true;
                 self.pause = (self.pause * 2).min(PAUSE_MAX);
                 self.pause
             }

@@ -81,7 +81,7 @@ async fn a_reference_that_two_regions_took_is_found_also_when_both_took_it_at_on
         b.commit(&writes::orders([write]), writes::stamp(own, serial)).await.unwrap();
     };
     let found = async || {
-        let contested = b.contested(9).await.unwrap();
+        let contested = b.contested(None, 9).await.unwrap();
         contested.iter().map(|pair| (pair.own.order.id, pair.other.order.id)).collect::<Vec<_>>()
     };
     let pair = |serial| (writes::order_id(2, serial), writes::order_id(1, serial));

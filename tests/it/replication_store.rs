@@ -281,12 +281,12 @@ async fn an_intent_that_two_regions_took_is_found_also_when_both_took_it_at_once
     sqlx::raw_sql("COMMIT").execute(&mut under_way).await.unwrap();
     let order = writes::orders([writes::placed(b, own_id, 1)]);
     two.b.commit(&order, writes::stamp(b, 1)).await.unwrap();
-    assert_eq!(two.b.contested(9).await.unwrap().len(), 0, "not seen yet");
+    assert_eq!(two.b.contested(None, 9).await.unwrap().len(), 0, "not seen yet");
 
     two.b.find_contests(2_001).await.unwrap();
-    assert_eq!(two.b.contested(9).await.unwrap().len(), 0, "others may still be under way");
+    assert_eq!(two.b.contested(None, 9).await.unwrap().len(), 0, "others may still be under way");
     two.b.find_contests(60_000).await.unwrap();
-    let contested = two.b.contested(9).await.unwrap();
+    let contested = two.b.contested(None, 9).await.unwrap();
     assert_eq!(contested.len(), 1);
     assert_eq!(contested[0].own.order.id, own_id);
     assert_eq!(contested[0].other.order.id, writes::order_id(1, 1));
@@ -296,7 +296,7 @@ async fn an_intent_that_two_regions_took_is_found_also_when_both_took_it_at_once
     sqlx::raw_sql(forget).execute(&mut two.b_database.connection().await).await.unwrap();
     let restarted = two.b_database.store("b");
     restarted.find_contests(1).await.unwrap();
-    assert_eq!(restarted.contested(9).await.unwrap().len(), 1);
+    assert_eq!(restarted.contested(None, 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

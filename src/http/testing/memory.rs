@@ -234,7 +234,11 @@ impl Reader for Memory {
         self.read(|tables| tables.nodes.values().filter(later).take(limit).cloned().collect())
     }
 
-    async fn contested(&self, _: u32) -> Result<Vec<Contested>, StoreError> {
+    async fn contested(
+        &self,
+        _: Option<(OrderId, OrderId)>,
+        _: u32,
+    ) -> Result<Vec<Contested>, StoreError> {
         let named = |record: &OrderRecord| {
             let order = &record.order;
             (order.channel.clone(), order.channel_order_ref.clone(), order.customer_id.clone())

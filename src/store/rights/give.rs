@@ -46,9 +46,14 @@ impl PgRights {
         let learned = merge(&mut ledgers, &told);
         let held = Self::grantable(&ledgers, &known, request.node.as_ref());
         if learned.changed.is_empty() && held.is_empty() {
-            // The usual answer once a SKU is sold out: nothing to lock and nothing to write.
+            // The usual answer once a SKU is sold out: nothing to lock and nothing to write. A repeated
+            // request that emptied it is told again what it was given.
+            let mut lease = self.store.lease().await?;
+            let before = find_grants(&mut lease, request.request, ledgers.keys());
+            let grants = within(self.store.deadline, before).await?;
+            lease.keep();
             let rows = rows_of(&ledgers);
-            return Ok(Given { rows, learned, ..Given::default() });
+            return Ok(Given { grants, rows, learned, ..Given::default() });
         }
         let mut lease = self.store.lease().await?;
         let given = within(self.store.deadline, async {

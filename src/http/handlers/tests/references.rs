@@ -103,7 +103,7 @@ async fn of_two_regions_orders_of_one_reference_the_later_gives_back_its_money()
         let rival_id = rival.order.id;
         shop.fixture.store.tables.lock().unwrap().orders.insert(rival_id, rival.into());
         let app = &shop.fixture.context.app;
-        let settle = || settle_contested(&app.region, app.reader.as_ref(), &app.writer);
+        let settle = || settle_contested(app.reader.as_ref(), &app.writer);
         assert_eq!(settle().await.unwrap(), usize::from(earlier));
         assert_eq!(settle().await.unwrap(), 0, "once");
         let finished = app.completions.wait_for(id);
