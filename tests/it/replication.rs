@@ -28,6 +28,7 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// The replication of one region, without anything else of it.
 struct Site {
     id: RegionId,
+    region: Arc<Region>,
     database: Database,
     store: PgStore,
     nudge: Arc<Notify>,
@@ -58,16 +59,18 @@ impl Site {
         let nudge = Arc::new(Notify::new());
         let tasks = TaskSet::new();
         let region = Arc::new(region);
-        let stops = Stops::new(region.clone(), Arc::new(store.clone()), tasks.clone(), false, None);
+        let kept = Arc::new(store.clone());
+        let set_back = start.set_back.as_deref();
+        let stops = Stops::new(region.clone(), kept, tasks.clone(), start.draining, set_back);
         let replication = Replication {
-            region,
+            region: Arc::clone(&region),
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
             store: Arc::new(store.clone()),
             peers: Arc::clone(&peers),
             stops: Arc::new(stops),
         };
         replication.start(&tasks, Arc::clone(&nudge), HEARTBEAT).unwrap();
-        Self { id, database, store, nudge, peers, bus, clock, tasks }
+        Self { id, region, database, store, nudge, peers, bus, clock, tasks }
     }
 
     async fn stop(self) -> Database {
@@ -204,6 +207,27 @@ async fn both_ways_over_a_cut_link_a_lost_stream_and_a_restart() {
     assert_eq!(a.log(products).await, b.log(products).await);
     b.stop().await;
     a.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_behind_its_own_stream_takes_no_orders_any_more() {
+    let (world, a, b) = World::start().await;
+    a.write(1, 5).await;
+    caught_up(&b, "a", 5).await;
+    let database = a.stop().await;
+    let forget = "DELETE FROM outbox WHERE seq > 2; UPDATE outbox_head SET seq = 2";
+    sqlx::raw_sql(forget).execute(&mut database.connection().await).await.unwrap();
+
+    let a = Site::start("a", database, world.a_addresses()).await;
+    eventually("the region has stopped", || async { a.region.is_set_back().then_some(()) }).await;
+    assert!(a.region.is_draining());
+    let stored = || async { a.store.start(number(1)).await.unwrap().set_back };
+    let proof = eventually("the proof is stored", stored).await;
+    assert!(proof.contains("the stream ends with"), "{proof}");
+    let a = Site::start("a", a.stop().await, world.a_addresses()).await;
+    assert!(a.region.is_set_back(), "after a restart as well");
+    a.stop().await;
+    b.stop().await;
 }
 
 #[tokio::test]
