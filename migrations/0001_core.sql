@@ -32,7 +32,7 @@ CREATE TABLE orders (
     created_hlc         text   NOT NULL,
     updated_hlc         text   NOT NULL,
     chain_hash          text   NOT NULL,
-    document            json   NOT NULL,
+    document            text   NOT NULL,
     -- Changes once in the life of few orders, unlike the status: an index over it leaves the other updates
     -- heap-only.
     stands              boolean NOT NULL GENERATED ALWAYS AS (status <> 'cancelled') STORED
@@ -50,7 +50,7 @@ CREATE TABLE order_events (
     order_id   uuid   NOT NULL,
     first_seq  bigint NOT NULL CHECK (first_seq >= 1),
     last_seq   bigint NOT NULL CHECK (last_seq >= first_seq),
-    events     json   NOT NULL,
+    events     text   NOT NULL,
     PRIMARY KEY (order_id, first_seq)
 );
 ALTER TABLE order_events ALTER COLUMN events SET COMPRESSION lz4;
@@ -66,7 +66,7 @@ CREATE TABLE sagas (
     updated_at_ms  bigint NOT NULL,
     due_at_ms      bigint NOT NULL,
     version        bigint NOT NULL,
-    document       json   NOT NULL
+    document       text   NOT NULL
 ) WITH (fillfactor = 50);
 CREATE INDEX sagas_open ON sagas (due_at_ms) WHERE state IN ('running', 'compensating');
 
@@ -78,7 +78,7 @@ CREATE TABLE idempotency (
     region       text   NOT NULL,
     body_hash    text   NOT NULL,
     order_id     uuid,
-    answer       json,
+    answer       text,
     first_at_ms  bigint NOT NULL,
     PRIMARY KEY (principal, key, region)
 );
@@ -129,14 +129,14 @@ CREATE TABLE transfers (
 CREATE TABLE products (
     sku       text PRIMARY KEY,
     hlc       text NOT NULL,
-    document  json NOT NULL
+    document  text NOT NULL
 );
 CREATE TABLE nodes (
     node      text PRIMARY KEY,
     region    text NOT NULL,
     active    boolean NOT NULL,
     hlc       text NOT NULL,
-    document  json NOT NULL
+    document  text NOT NULL
 );
 
 -- What this region has decided, in the order of its commits: one row per commit group, numbered without a gap.

@@ -16,7 +16,7 @@ SELECT o.order_id::text,
        coalesce((line ->> 'cancelled')::bigint, 0) AS quantity_cancelled,
        0::bigint AS quantity_returned,
        0::bigint AS quantity_backordered
-FROM public.orders o, json_array_elements(o.document -> 'lines') AS line;
+FROM public.orders o, json_array_elements(o.document::json -> 'lines') AS line;
 
 CREATE VIEW evidence.v_events AS
 SELECT e.order_id::text,
@@ -29,7 +29,7 @@ SELECT e.order_id::text,
        event ->> 'hlc' AS hlc,
        event ->> 'payload_hash' AS payload_hash,
        event ->> 'chain_hash' AS chain_hash
-FROM public.order_events e, json_array_elements(e.events) AS event;
+FROM public.order_events e, json_array_elements(e.events::json) AS event;
 
 -- Reservations of this region's own orders: a copy of an order is no second hold.
 CREATE VIEW evidence.v_reservations AS
@@ -43,7 +43,7 @@ SELECT allocation ->> 'reservation_id' AS reservation_id,
        allocation ->> 'state' AS state,
        NULL::timestamptz AS expires_at
 FROM public.orders o,
-     json_array_elements(o.document -> 'lines') AS line,
+     json_array_elements(o.document::json -> 'lines') AS line,
      json_array_elements(line -> 'allocations') AS allocation
 WHERE o.home_region = (SELECT region FROM public.region_identity);
 
@@ -90,7 +90,7 @@ SELECT payment ->> 'id' AS payment_id,
        payment ->> 'reference' AS provider_ref,
        o.home_region AS region,
        (SELECT epoch FROM public.region_identity) AS epoch
-FROM public.orders o, json_array_elements(o.document -> 'payments') AS payment
+FROM public.orders o, json_array_elements(o.document::json -> 'payments') AS payment
 WHERE o.home_region = (SELECT region FROM public.region_identity);
 
 CREATE VIEW evidence.v_idempotency AS

@@ -43,13 +43,13 @@ pub(super) const STATEMENTS: &[&str] = &[
 
 const INSERT_SAGAS: &str = "
 INSERT INTO sagas (saga_id, order_id, state, step, attempts, created_at_ms, updated_at_ms, due_at_ms, version, document)
-SELECT a, b, c, d, e, f, g, h, i, j::json
+SELECT a, b, c, d, e, f, g, h, i, j
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
             $8::bigint[], $9::bigint[], $10::text[]) AS u(a, b, c, d, e, f, g, h, i, j)";
 
 const UPDATE_SAGAS: &str = "
 UPDATE sagas AS r
-SET state = u.c, step = u.d, attempts = u.e, updated_at_ms = u.f, due_at_ms = u.g, version = u.h, document = u.i::json
+SET state = u.c, step = u.d, attempts = u.e, updated_at_ms = u.f, due_at_ms = u.g, version = u.h, document = u.i
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
             $8::bigint[], $9::text[]) AS u(a, b, c, d, e, f, g, h, i)
 WHERE r.saga_id = u.a AND r.version = u.b";
@@ -57,7 +57,7 @@ WHERE r.saga_id = u.a AND r.version = u.b";
 /// An intent that is there already refuses the group: somebody took it since it was looked up.
 pub(crate) const INSERT_INTENTS: &str = "
 INSERT INTO idempotency (principal, key, region, body_hash, order_id, answer, first_at_ms)
-SELECT a, b, c, d, e, f::json, g
+SELECT a, b, c, d, e, f, g
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[])
      AS u(a, b, c, d, e, f, g)";
 
@@ -74,14 +74,14 @@ ORDER BY n.node FOR UPDATE OF n";
 /// The last writer wins by stamp; stamps of fixed width compare as text.
 pub(crate) const UPSERT_PRODUCTS: &str = "
 INSERT INTO products (sku, hlc, document)
-SELECT a, b, c::json FROM unnest($1::text[], $2::text[], $3::text[]) AS u(a, b, c)
+SELECT a, b, c FROM unnest($1::text[], $2::text[], $3::text[]) AS u(a, b, c)
 ON CONFLICT (sku) DO UPDATE SET hlc = excluded.hlc, document = excluded.document
 WHERE products.hlc < excluded.hlc";
 
 /// See [`UPSERT_PRODUCTS`].
 pub(crate) const UPSERT_NODES: &str = "
 INSERT INTO nodes (node, region, active, hlc, document)
-SELECT a, b, c, d, e::json FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[]) AS u(a, b, c, d, e)
+SELECT a, b, c, d, e FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[]) AS u(a, b, c, d, e)
 ON CONFLICT (node) DO UPDATE
 SET region = excluded.region, active = excluded.active, hlc = excluded.hlc, document = excluded.document
 WHERE nodes.hlc < excluded.hlc";

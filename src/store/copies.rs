@@ -28,7 +28,7 @@ pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS];
 /// An intent that was copied already stays as it is.
 const COPY_INTENTS: &str = "
 INSERT INTO idempotency (principal, key, region, body_hash, order_id, answer, first_at_ms)
-SELECT a, b, c, d, e, f::json, g
+SELECT a, b, c, d, e, f, g
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[])
      AS u(a, b, c, d, e, f, g)
 ON CONFLICT DO NOTHING";

@@ -170,7 +170,7 @@ pub(crate) const INSERT_ORDERS: &str = "
 INSERT INTO orders (order_id, home_region, customer_id, channel, channel_order_ref, status, payment_status,
                     fulfillment_status, version, currency, total_minor, created_hlc, updated_hlc, chain_hash,
                     document)
-SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o::json
+SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
             $9::bigint[], $10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[])
      AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)";
@@ -180,7 +180,7 @@ pub(crate) const UPSERT_COPIES: &str = "
 INSERT INTO orders (order_id, home_region, customer_id, channel, channel_order_ref, status, payment_status,
                     fulfillment_status, version, currency, total_minor, created_hlc, updated_hlc, chain_hash,
                     document)
-SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o::json
+SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
             $9::bigint[], $10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[])
      AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)
@@ -194,7 +194,7 @@ WHERE orders.version < excluded.version";
 pub(crate) const UPDATE_ORDERS: &str = "
 UPDATE orders AS r
 SET status = u.c, payment_status = u.d, fulfillment_status = u.e, version = u.f, total_minor = u.g,
-    updated_hlc = u.h, chain_hash = u.i, document = u.j::json
+    updated_hlc = u.h, chain_hash = u.i, document = u.j
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
             $8::text[], $9::text[], $10::text[]) AS u(a, b, c, d, e, f, g, h, i, j)
 WHERE r.order_id = u.a AND r.version = u.b";
@@ -202,7 +202,7 @@ WHERE r.order_id = u.a AND r.version = u.b";
 /// A second row for the same first sequence would be a fork of the order's history: refused by the key.
 pub(crate) const INSERT_EVENTS: &str = "
 INSERT INTO order_events (order_id, first_seq, last_seq, events)
-SELECT a, b, c, d::json FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) AS u(a, b, c, d)";
+SELECT a, b, c, d FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) AS u(a, b, c, d)";
 
 /// Events as columns, for one multi-row statement.
 #[derive(Debug, Default)]

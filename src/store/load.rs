@@ -17,7 +17,7 @@ pub(super) const STATEMENTS: &[&str] =
     &[INTENTS, CHANNEL_REFS, ORDERS, PRODUCTS, STOCK, NODES, SHELVES, SAGAS];
 
 pub(super) const INTENTS: &str = "
-SELECT i.principal, i.key, i.region, i.body_hash, i.order_id, i.answer::text AS answer, i.first_at_ms
+SELECT i.principal, i.key, i.region, i.body_hash, i.order_id, i.answer, i.first_at_ms
 FROM idempotency i JOIN unnest($1::text[], $2::text[]) AS u(principal, key)
      ON i.principal = u.principal AND i.key = u.key
 ORDER BY i.first_at_ms, i.region";
@@ -28,11 +28,11 @@ FROM orders o JOIN unnest($1::text[], $2::text[]) AS u(channel, channel_order_re
      ON o.channel = u.channel AND o.channel_order_ref = u.channel_order_ref AND o.stands";
 
 pub(crate) const ORDERS: &str = "
-SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document::text AS document
+SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document
 FROM orders WHERE order_id = ANY($1::uuid[])";
 
 const PRODUCTS: &str = "
-SELECT document::text AS document FROM products WHERE sku = ANY($1::text[])";
+SELECT document FROM products WHERE sku = ANY($1::text[])";
 
 /// Own nodes first: shipping from home is the default until the router weighs more.
 const STOCK: &str = "
@@ -42,7 +42,7 @@ WHERE r.owner = $1 AND r.sku = ANY($2::text[])
 ORDER BY (n.region = $1) DESC, r.node";
 
 const NODES: &str = "
-SELECT document::text AS document FROM nodes WHERE node = ANY($1::text[])";
+SELECT document FROM nodes WHERE node = ANY($1::text[])";
 
 const SHELVES: &str = "
 SELECT r.sku, r.node, r.received - r.withdrawn AS on_hand,
@@ -51,7 +51,7 @@ FROM rights r JOIN unnest($2::text[], $3::text[]) AS u(sku, node) ON r.sku = u.s
 WHERE r.owner = $1";
 
 const SAGAS: &str = "
-SELECT document::text AS document FROM sagas WHERE saga_id = ANY($1::uuid[])";
+SELECT document FROM sagas WHERE saga_id = ANY($1::uuid[])";
 
 impl PgStore {
     pub(super) async fn load_view(&self, needs: &Needs) -> Result<View, sqlx::Error> {

@@ -37,12 +37,12 @@ pub(super) const STATEMENTS: &[&str] = &[
 ];
 
 const ORDER: &str = "
-SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document::text AS document
+SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document
 FROM orders WHERE order_id = $1";
 
 /// Ids are time-ordered, so newest first is by id.
 const LIST_ORDERS: &str = "
-SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document::text AS document
+SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document
 FROM orders
 WHERE ($1::text IS NULL OR customer_id = $1)
   AND ($2::text IS NULL OR status = $2)
@@ -52,13 +52,13 @@ WHERE ($1::text IS NULL OR customer_id = $1)
 ORDER BY order_id DESC LIMIT $6";
 
 const EVENTS: &str = "
-SELECT events::text AS events FROM order_events WHERE order_id = $1 ORDER BY first_seq";
+SELECT events FROM order_events WHERE order_id = $1 ORDER BY first_seq";
 
 const SAGA: &str = "
-SELECT document::text AS document FROM sagas WHERE saga_id = $1";
+SELECT document FROM sagas WHERE saga_id = $1";
 
 const OPEN_SAGAS: &str = "
-SELECT document::text AS document FROM sagas
+SELECT document FROM sagas
 WHERE state IN ('running', 'compensating')
   AND ($1::text IS NULL OR state = $1)
   AND created_at_ms <= $2
@@ -68,20 +68,20 @@ const RIGHTS: &str = "
 SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn, active
 FROM rights WHERE sku = $1 ORDER BY node, owner";
 
-const PRODUCT: &str = "SELECT document::text AS document FROM products WHERE sku = $1";
+const PRODUCT: &str = "SELECT document FROM products WHERE sku = $1";
 
 const PRODUCTS: &str = "
-SELECT document::text AS document FROM products WHERE ($1::text IS NULL OR sku > $1) ORDER BY sku LIMIT $2";
+SELECT document FROM products WHERE ($1::text IS NULL OR sku > $1) ORDER BY sku LIMIT $2";
 
-const NODE: &str = "SELECT document::text AS document FROM nodes WHERE node = $1";
+const NODE: &str = "SELECT document FROM nodes WHERE node = $1";
 
 const NODES: &str = "
-SELECT document::text AS document FROM nodes WHERE ($1::text IS NULL OR node > $1) ORDER BY node LIMIT $2";
+SELECT document FROM nodes WHERE ($1::text IS NULL OR node > $1) ORDER BY node LIMIT $2";
 
 const CONTESTED: &str = "
-SELECT own.order_id, own.version, own.chain_hash, own.created_hlc, own.updated_hlc, own.document::text AS document,
+SELECT own.order_id, own.version, own.chain_hash, own.created_hlc, own.updated_hlc, own.document,
        other.version AS other_version, other.chain_hash AS other_chain_hash, other.created_hlc AS other_created_hlc,
-       other.updated_hlc AS other_updated_hlc, other.document::text AS other_document
+       other.updated_hlc AS other_updated_hlc, other.document AS other_document
 FROM contested c
 JOIN orders own ON own.order_id = c.order_id
 JOIN orders other ON other.order_id = c.other_order_id

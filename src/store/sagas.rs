@@ -20,7 +20,7 @@ WHERE saga_id IN (
     WHERE state IN ('running', 'compensating') AND due_at_ms <= $1
     ORDER BY due_at_ms LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-RETURNING document::text AS document";
+RETURNING document";
 
 #[async_trait]
 impl SagaQueue for PgStore {
