@@ -235,14 +235,19 @@ pub trait Reader: Send + Sync {
     async fn order(&self, id: OrderId) -> Result<Option<Arc<OrderRecord>>, StoreError>;
     /// Newest first.
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError>;
-    /// Every event of an order, oldest first.
-    async fn events(&self, id: OrderId) -> Result<Vec<Event>, StoreError>;
+    /// Events of an order after a sequence, oldest first, at most `limit`.
+    async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError>;
     /// The sagas of an order, oldest first.
     async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError>;
     /// One saga.
     async fn saga(&self, id: SagaId) -> Result<Option<SagaRecord>, StoreError>;
-    /// Oldest first, at most `limit`.
-    async fn sagas(&self, filter: SagaFilter, limit: u32) -> Result<Vec<SagaRecord>, StoreError>;
+    /// Oldest first, after the given one, at most `limit`.
+    async fn sagas(
+        &self,
+        filter: SagaFilter,
+        after: Option<SagaId>,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError>;
     /// What is known of an intent, in any region.
     async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError>;
     /// Every row known of a SKU.

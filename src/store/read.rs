@@ -51,8 +51,9 @@ WHERE ($1::text IS NULL OR customer_id = $1)
   AND ($5::uuid IS NULL OR order_id < $5)
 ORDER BY order_id DESC LIMIT $6";
 
+/// A row has one event or more, so that so many rows are enough.
 const EVENTS: &str = "
-SELECT events FROM order_events WHERE order_id = $1 ORDER BY first_seq";
+SELECT events FROM order_events WHERE order_id = $1 AND last_seq > $2 ORDER BY first_seq LIMIT $3";
 
 const SAGA: &str = "
 SELECT document FROM sagas WHERE saga_id = $1";
@@ -62,7 +63,8 @@ SELECT document FROM sagas
 WHERE state IN ('running', 'compensating')
   AND ($1::text IS NULL OR state = $1)
   AND created_at_ms <= $2
-ORDER BY saga_id LIMIT $3";
+  AND ($3::uuid IS NULL OR saga_id > $3)
+ORDER BY saga_id LIMIT $4";
 
 const RIGHTS: &str = "
 SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn, active
@@ -147,13 +149,16 @@ impl Reader for PgStore {
         rows.iter().map(order_record).collect::<Result<_, _>>().map_err(store_error)
     }
 
-    async fn events(&self, id: OrderId) -> Result<Vec<Event>, StoreError> {
-        let rows = self.rows(sqlx::query(EVENTS).bind(id.0)).await.map_err(store_error)?;
+    async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let query = sqlx::query(EVENTS).bind(id.0).bind(signed(after)).bind(i64::from(limit));
+        let rows = self.rows(query).await.map_err(store_error)?;
         let mut events = Vec::new();
         for row in rows {
             let text: &str = row.try_get("events").map_err(store_error)?;
             events.extend(from_json::<Vec<Event>>(text).map_err(store_error)?);
         }
+        events.retain(|event| event.seq > after);
+        events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(events)
     }
 
@@ -166,13 +171,22 @@ impl Reader for PgStore {
         Ok(self.documents(sqlx::query(SAGA).bind(id.0)).await?.pop())
     }
 
-    async fn sagas(&self, filter: SagaFilter, limit: u32) -> Result<Vec<SagaRecord>, StoreError> {
+    async fn sagas(
+        &self,
+        filter: SagaFilter,
+        after: Option<SagaId>,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError> {
         let (state, before_ms) = match filter {
             SagaFilter::Running => (Some("running"), i64::MAX),
             SagaFilter::Compensating => (Some("compensating"), i64::MAX),
             SagaFilter::OpenSince(before_ms) => (None, signed(before_ms)),
         };
-        let query = sqlx::query(OPEN_SAGAS).bind(state).bind(before_ms).bind(i64::from(limit));
+        let query = sqlx::query(OPEN_SAGAS)
+            .bind(state)
+            .bind(before_ms)
+            .bind(after.map(|id| id.0))
+            .bind(i64::from(limit));
         self.documents(query).await
     }
 

@@ -18,7 +18,7 @@ pub async fn stuck_sagas(app: Arc<App>, stop: CancellationToken) {
     super::every(PAUSE, stop, || async {
         let stuck_ms = u64::try_from(app.settings.saga_stuck.as_millis()).unwrap_or(u64::MAX);
         let before_ms = app.region.clock.wall_ms().saturating_sub(stuck_ms);
-        match app.reader.sagas(SagaFilter::OpenSince(before_ms), LOGGED_MAX).await {
+        match app.reader.sagas(SagaFilter::OpenSince(before_ms), None, LOGGED_MAX).await {
             Ok(stuck) => {
                 for saga in stuck {
                     tracing::error!(

@@ -200,8 +200,13 @@ async fn what_cant_be_read_or_does_not_fit_stands_still_and_leaves_nothing() {
     assert_eq!(count(&mut b, "parked").await, 0);
     let copy = two.b.order(id).await.unwrap().unwrap();
     assert_eq!(copy, two.a.order(id).await.unwrap().unwrap());
-    let events = two.b.events(id).await.unwrap();
+    let events = two.b.events(id, 0, 9).await.unwrap();
     assert_eq!(events.len(), 2);
+    let seqs = async |after, limit| {
+        let page = two.b.events(id, after, limit).await.unwrap();
+        page.iter().map(|event| event.seq).collect::<Vec<_>>()
+    };
+    assert_eq!((seqs(0, 1).await, seqs(1, 9).await, seqs(2, 9).await), (vec![1], vec![2], vec![]));
     assert_eq!(verify_chain(id, &events), entrepot::domain::order::ChainVerdict::Intact);
 
     let foreign = writes::placed(region("c"), writes::order_id(3, 1), 3);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::ports::StoreError;
 use crate::ports::store::{SagaFilter, Spendable};
 use crate::runtime::spawn_named;
-use crate::types::{RegionId, SagaId};
+use crate::types::{OrderId, RegionId, SagaId};
 
 use super::super::auth::Caller;
 use super::super::context::Context;
@@ -141,7 +141,7 @@ pub(in crate::http) enum SagaState {
 }
 
 /// See [`SagaState`].
-#[derive(Debug, Clone, Copy, Deserialize, utoipa::IntoParams)]
+#[derive(Debug, Clone, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct SagaQuery {
@@ -152,16 +152,20 @@ pub(in crate::http) struct SagaQuery {
     /// 1 to 200; 50 if absent.
     #[serde(default)]
     limit: Option<u32>,
+    /// Where the last page ended.
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// Sagas of this region, oldest first.
 #[utoipa::path(get, path = "/api/v1/admin/sagas", tag = "admin", params(SagaQuery),
-    responses((status = 200, description = "The oldest ones", body = Page<SagaOut<'_>>)))]
+    responses((status = 200, description = "A page", body = Page<SagaOut<'_>>)))]
 pub(in crate::http) async fn list_sagas(
     State(context): State<Context>,
     StrictQuery(query): StrictQuery<SagaQuery>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
+    let after: Option<SagaId> = page::cursor(query.cursor.as_deref())?;
     let stuck_ms = u64::try_from(context.app.settings.saga_stuck.as_millis()).unwrap_or(u64::MAX);
     let filter = match query.status.unwrap_or(SagaState::Stuck) {
         SagaState::Running => SagaFilter::Running,
@@ -170,19 +174,29 @@ pub(in crate::http) async fn list_sagas(
         // Every saga ends forward or undone; one that can't yet is running, and then stuck.
         SagaState::Failed => return Ok(json(&Page::<SagaOut<'_>>::whole(Vec::new()))),
     };
-    let sagas = context.app.reader.sagas(filter, limit).await?;
-    Ok(json(&Page::whole(sagas.iter().map(SagaOut::of).collect())))
+    let sagas = context.app.reader.sagas(filter, after, limit + 1).await?;
+    let page = Page::cut(sagas, limit, |saga| saga.id);
+    let items = page.items.iter().map(SagaOut::of).collect();
+    Ok(json(&Page { items, next_cursor: page.next_cursor }))
 }
 
-/// Looks at a saga again now instead of when it is due.
+/// Looks at a saga again now instead of when it is due. Its home does, whichever region is asked.
 #[utoipa::path(post, path = "/api/v1/admin/sagas/{id}/retry", tag = "admin", params(("id" = uuid::Uuid, Path)),
     responses((status = 200, description = "Being tried; this is how it stood before", body = SagaOut<'_>),
-              (status = 404, description = "`not_found`"), (status = 409, description = "`not_retryable`")))]
+              (status = 404, description = "`not_found`"), (status = 409, description = "`not_retryable`"),
+              (status = 503, description = "`home_region_unavailable`")))]
 pub(in crate::http) async fn retry_saga(
     State(context): State<Context>,
     PathId(id): PathId<SagaId>,
+    origin: Origin,
 ) -> Result<Response, Problem> {
-    let saga = context.app.reader.saga(id).await?.ok_or_else(|| Problem::not_found("saga"))?;
+    let absent = || Problem::not_found("saga");
+    // The saga that places an order has the order's id, and lives at its home.
+    let home = context.app.region.home_of(OrderId(id.0)).ok_or_else(absent)?;
+    if home != context.region {
+        return context.ask(home, &origin, Bytes::new(), Duration::ZERO).await;
+    }
+    let saga = context.app.reader.saga(id).await?.ok_or_else(absent)?;
     if !context.app.retry_saga(id).await? {
         return Err(Problem::new(
             Code::NotRetryable,

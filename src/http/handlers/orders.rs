@@ -60,6 +60,23 @@ pub(in crate::http) struct ReadQuery {
     consistency: Option<Consistency>,
 }
 
+/// Which events, and how fresh.
+#[derive(Debug, Clone, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct EventsQuery {
+    /// `strong`: the home region's own state, also where this region has only a copy.
+    #[serde(default)]
+    #[param(inline)]
+    consistency: Option<Consistency>,
+    /// 1 to 200; 50 if absent.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// Where the last page ended.
+    #[serde(default)]
+    cursor: Option<String>,
+}
+
 /// Which orders.
 #[derive(Debug, Clone, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -170,22 +187,26 @@ fn filter(caller: &Caller, query: &ListQuery, limit: u32) -> Result<Option<Order
 
 /// The audit trail of an order: every event, oldest first, chained by hash.
 #[utoipa::path(
-    get, path = "/api/v1/orders/{id}/events", tag = "orders", params(("id" = uuid::Uuid, Path), ReadQuery),
-    responses((status = 200, description = "Every event", body = Page<EventOut<'_>>), (status = 404, description = "`not_found`")),
+    get, path = "/api/v1/orders/{id}/events", tag = "orders", params(("id" = uuid::Uuid, Path), EventsQuery),
+    responses((status = 200, description = "A page", body = Page<EventOut<'_>>), (status = 404, description = "`not_found`")),
 )]
 pub(in crate::http) async fn order_events(
     State(context): State<Context>,
     caller: Caller,
     PathId(id): PathId<OrderId>,
-    StrictQuery(query): StrictQuery<ReadQuery>,
+    StrictQuery(query): StrictQuery<EventsQuery>,
     origin: Origin,
 ) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let after: Option<u64> = page::cursor(query.cursor.as_deref())?;
     let record = match find(&context, &caller, id, query.consistency, &origin).await? {
         Found::Elsewhere(response) => return Ok(response),
         Found::Here(record) => record,
     };
-    let events = context.app.reader.events(id).await?;
-    let mut response = json(&Page::whole(events.iter().map(EventOut::of).collect()));
+    let events = context.app.reader.events(id, after.unwrap_or(0), limit + 1).await?;
+    let page = Page::cut(events, limit, |event| event.seq);
+    let items = page.items.iter().map(EventOut::of).collect();
+    let mut response = json(&Page { items, next_cursor: page.next_cursor });
     name_home(&mut response, &record);
     Ok(response)
 }

@@ -86,6 +86,15 @@ async fn an_order_is_confirmed_and_can_be_read() {
         .map(|event| event["type"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["order.placed", "payment.authorized", "order.confirmed"]);
+    let (mut path, mut seqs) = (format!("{location}/events?limit=2"), Vec::new());
+    loop {
+        let page = json_of(shop.get(&path, &shop.alice).await).await;
+        let items = page["items"].as_array().unwrap().iter();
+        seqs.push(items.map(|event| event["seq"].clone()).collect::<Vec<_>>());
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("{location}/events?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seqs, [vec![json!(1), json!(2)], vec![json!(3)]]);
     let saga = json_of(shop.get(&format!("{location}/saga"), &shop.alice).await).await;
     assert_eq!(saga["status"], "completed");
     assert!(!saga.to_string().contains("tok_ok"), "payment tokens stay inside");
@@ -476,6 +485,8 @@ async fn sagas_are_listed_and_tried_again() {
     let asked = with_prefer(send("POST", ORDERS, &shop.alice, "k1", &body), "respond-async");
     let order = json_of(shop.door.answer(asked).await).await;
     let admin = shop.fixture.token(Role::Admin, "op");
+    let asked = with_prefer(send("POST", ORDERS, &shop.alice, "k2", &body), "respond-async");
+    let second = json_of(shop.door.answer(asked).await).await;
     let running = json_of(shop.get("/api/v1/admin/sagas?status=running", &admin).await).await;
     assert_eq!(running["items"][0]["order_id"], order["id"]);
     for status in ["stuck", "compensating", "failed"] {
@@ -483,6 +494,15 @@ async fn sagas_are_listed_and_tried_again() {
             json_of(shop.get(&format!("/api/v1/admin/sagas?status={status}"), &admin).await).await;
         assert_eq!(page["items"], json!([]), "{status}");
     }
+    let (mut path, mut seen) =
+        ("/api/v1/admin/sagas?status=running&limit=1".to_owned(), Vec::new());
+    loop {
+        let page = json_of(shop.get(&path, &admin).await).await;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|saga| saga["id"].clone()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/api/v1/admin/sagas?status=running&limit=1&cursor={cursor}");
+    }
+    assert_eq!(seen, [order["id"].clone(), second["id"].clone()]);
     let id = running["items"][0]["id"].as_str().unwrap();
     let retry = || {
         shop.door.answer(request("POST", &format!("/api/v1/admin/sagas/{id}/retry"), Some(&admin)))

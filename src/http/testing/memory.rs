@@ -164,8 +164,12 @@ impl Reader for Memory {
         })
     }
 
-    async fn events(&self, id: OrderId) -> Result<Vec<Event>, StoreError> {
-        self.read(|tables| tables.events.get(&id).cloned().unwrap_or_default())
+    async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let limit = usize::try_from(limit).unwrap();
+        self.read(|tables| {
+            let events = tables.events.get(&id).into_iter().flatten();
+            events.filter(|event| event.seq > after).take(limit).cloned().collect()
+        })
     }
 
     async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError> {
@@ -177,14 +181,22 @@ impl Reader for Memory {
         self.read(|tables| tables.sagas.get(&id).cloned())
     }
 
-    async fn sagas(&self, filter: SagaFilter, limit: u32) -> Result<Vec<SagaRecord>, StoreError> {
+    async fn sagas(
+        &self,
+        filter: SagaFilter,
+        after: Option<SagaId>,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError> {
+        let later = |saga: &&SagaRecord| after.is_none_or(|after| saga.id > after);
         let fits = |saga: &&SagaRecord| match filter {
             SagaFilter::Running => saga.state == SagaState::Running,
             SagaFilter::Compensating => saga.state == SagaState::Compensating,
             SagaFilter::OpenSince(ms) => !saga.state.is_over() && saga.created_at_ms < ms,
         };
         let limit = usize::try_from(limit).unwrap();
-        self.read(|tables| tables.sagas.values().filter(fits).take(limit).cloned().collect())
+        self.read(|tables| {
+            tables.sagas.values().filter(later).filter(fits).take(limit).cloned().collect()
+        })
     }
 
     async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError> {

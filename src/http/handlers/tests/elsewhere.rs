@@ -141,3 +141,22 @@ async fn rights_are_moved_by_the_region_that_the_request_usually_goes_to() {
         "never from another region"
     );
 }
+
+#[tokio::test]
+async fn a_saga_is_tried_again_at_its_home() {
+    let mut regions = Neighbors::new(10).await;
+    let body = order_body("A-1", 1, "tok_async");
+    let alice = &regions.there.alice;
+    let asked = with_prefer(send("POST", ORDERS, alice, "k1", &body), "respond-async");
+    let order = json_of(regions.there.door.answer(asked).await).await;
+    let path = format!("/api/v1/admin/sagas/{}/retry", order["id"].as_str().unwrap());
+    let admin = regions.there.fixture.token(Role::Admin, "op");
+    let answer = regions.door.answer(request("POST", &path, Some(&admin))).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "x-region")), (200, "eu-west"));
+    let nobodys = "/api/v1/admin/sagas/00000000-0000-0000-0000-000000000000/retry";
+    let answer = regions.door.answer(request("POST", nobodys, Some(&admin))).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "x-region")), (404, "us-east"));
+    regions.stop().await;
+    let answer = regions.door.answer(request("POST", &path, Some(&admin))).await;
+    assert_eq!(json_of(answer).await["code"], "home_region_unavailable");
+}
