@@ -66,6 +66,20 @@ async fn a_cancelled_order_leaves_its_reference_to_one_of_the_same_commit_here_a
 }
 
 #[tokio::test]
+async fn confirming_an_order_leaves_the_indexes_alone() {
+    let database = Database::new().await;
+    let mut connection = database.connection().await;
+    let changes = "
+        BEGIN;
+        INSERT INTO orders VALUES (gen_random_uuid(), 'a', 'c', 'web', 'r', 'pending', '', '', 1, 'EUR', 0, '', '', '', '{}');
+        UPDATE orders SET status = 'confirmed', payment_status = 'authorized', version = 2, document = '[]'";
+    sqlx::raw_sql(changes).execute(&mut connection).await.unwrap();
+    let heap_only = "SELECT pg_stat_get_xact_tuples_hot_updated('orders'::regclass)";
+    let heap_only: i64 = sqlx::query_scalar(heap_only).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(heap_only, 1, "an index covers what every order changes");
+}
+
+#[tokio::test]
 async fn a_reference_that_two_regions_took_is_found_also_when_both_took_it_at_once() {
     let (a_database, b_database) = (Database::new().await, Database::new().await);
     let (a, b) = (start(&a_database, "a", 1).await, start(&b_database, "b", 2).await);
