@@ -77,6 +77,7 @@ pub(super) struct Whole<'a> {
     pub(super) default_region: Option<&'a Spanned<RegionId>>,
     pub(super) countries: &'a BTreeMap<String, Spanned<RegionId>>,
     pub(super) load_balancer: Option<&'a Spanned<SocketAddr>>,
+    pub(super) has_witness: bool,
     pub(super) has_auth: bool,
     pub(super) has_payments: bool,
     /// How many `[[regions]]` there are, readable or not.
@@ -105,6 +106,13 @@ impl Whole<'_> {
     fn check_regions(&self, report: &Report<'_>) {
         if self.regions_given == 0 {
             report.problem(0, "no [[regions]]: a deployment has at least one");
+        }
+        if let (2, [_, second], false) = (self.regions_given, self.regions, self.has_witness) {
+            report.problem(
+                second.offset,
+                "two regions need a [witness] with a `database_url`: with only two votes neither \
+                 can go on alone",
+            );
         }
         for (index, region) in self.regions.iter().enumerate() {
             for earlier in &self.regions[..index] {

@@ -85,6 +85,8 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
 
     let auth = read_auth(root.section("auth"), &files, report);
     let payments = read_payments(root.section("payments"), &files, report);
+    let witness = root.section("witness");
+    let witness = if witness.is_present() { read_witness(witness, &files, report) } else { None };
     let countries = read_countries(&root.section("countries"), report);
     let mut load_balancer = root.section("load_balancer");
     let balancer_listen = check::listen(&mut load_balancer, "listen", report);
@@ -110,6 +112,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         default_region: default_region.as_ref(),
         countries: &countries,
         load_balancer: balancer_listen.as_ref(),
+        has_witness: witness.is_some(),
         has_auth: auth.is_some(),
         has_payments: payments.is_some(),
         regions_given,
@@ -124,6 +127,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         default_region: default_region?.into_inner(),
         auth,
         payments,
+        witness,
         countries: countries
             .into_iter()
             .map(|(country, region)| (country, region.into_inner()))
@@ -170,6 +174,17 @@ fn read_payments(
     let answer_timeout = section.millis("answer_timeout_ms", 3_000, 100..=60_000);
     section.finish();
     Some(Payments { url: url?, webhook_secret_file, answer_timeout })
+}
+
+fn read_witness(
+    mut section: Section<'_>,
+    files: &Files<'_>,
+    report: &Report<'_>,
+) -> Option<DatabaseLocation> {
+    let url = check::url(&mut section, "database_url", &["postgres", "postgresql"], report);
+    let password_file = files.existing(&mut section, "database_password_file", report);
+    section.finish();
+    Some(DatabaseLocation { url: url?, password_file })
 }
 
 fn read_countries(

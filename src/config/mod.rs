@@ -54,6 +54,9 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// The payment provider; needed to run a region.
     pub payments: Option<Payments>,
+    /// The database of the third acceptor where there are only two regions: demanded of those, so that
+    /// no file has to grow when one of the two is lost.
+    pub witness: Option<DatabaseLocation>,
     /// ISO 3166 country codes and the region that serves them.
     pub countries: BTreeMap<String, RegionId>,
     /// The load balancer that `entrepot up` starts.
