@@ -8,6 +8,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -21,6 +22,13 @@ use super::{Command, Region, Signals, Workspace};
 /// How often a group is decided again because others were faster, before it is given up. Each time
 /// somebody else has made progress, so with a handful of writers a group is through after two or three.
 const DECISIONS_MAX: u32 = 20;
+
+/// From so many commands on a group shows a busy region: there is more to come at once.
+const BUSY_JOBS: usize = 4;
+/// How far apart the groups of one writer then begin at least. What comes meanwhile shares the next
+/// group's statements and its commit: at half of the highest rate that saves a third of the work, and
+/// an order takes a few milliseconds longer. A region that is not busy waits for nothing.
+const PACE_MS: u64 = 10;
 
 /// How the writer is set up.
 #[derive(Debug, Clone, Copy)]
@@ -157,10 +165,15 @@ impl Group {
                     () = stopping.cancelled() => return,
                 }
             }
+            let (begun_ms, busy) = (self.region.clock.monotonic_ms(), jobs.len() >= BUSY_JOBS);
             // A bug in one decision must not end the region's writing: its group gets no answer, which
             // its callers know as an unknown outcome.
             if AssertUnwindSafe(self.process(jobs)).catch_unwind().await.is_err() {
                 tracing::error!("a group of commands ended in a panic: a bug");
+            }
+            let taken_ms = self.region.clock.monotonic_ms() - begun_ms;
+            if busy && taken_ms < PACE_MS {
+                tokio::time::sleep(Duration::from_millis(PACE_MS - taken_ms)).await;
             }
         }
     }

@@ -31,6 +31,9 @@ use super::health::RegionHealth;
 /// way; more than this and the provider is in trouble, and a longer queue helps nobody.
 const PROVIDER_CALLS_MAX: usize = 512;
 
+/// Sums of all rows serve for this part of the time between two comparisons with a peer: 5 of 30 s.
+const SUMS_PER_INTERVAL: u32 = 6;
+
 /// Runs one region's server until `stop` is done, then drains.
 pub async fn run(
     config: RegionConfig,
@@ -127,6 +130,8 @@ async fn parts(
         dirty: Arc::clone(&signals.rows),
         board: Board::new(config.region),
         waiting: Waiting::default(),
+        sums: tokio::sync::Mutex::default(),
+        sums_age: config.replication.digest_interval / SUMS_PER_INTERVAL,
         request_timeout: config.replication.peer_request_timeout,
         on_amnesia: Box::new(move |key, proof| {
             alarmed.set_back(format!("{} at {}: {proof}", key.sku, key.node));

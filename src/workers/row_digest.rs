@@ -43,8 +43,8 @@ pub(super) async fn run(rights: Arc<Rights>, interval: Duration, stop: Cancellat
         if due.is_empty() {
             continue;
         }
-        let ours = match rights.store.digest().await {
-            Ok(digest) => Arc::new(digest),
+        let ours = match rights.digest().await {
+            Ok(digest) => digest,
             Err(error) => {
                 tracing::info!(%error, "rights rows can't be summed up: {error}");
                 continue;

@@ -87,6 +87,8 @@ impl World {
                 dirty: Arc::new(DirtyRows::default()),
                 board: Board::new(id),
                 waiting: Waiting::default(),
+                sums: tokio::sync::Mutex::default(),
+                sums_age: Duration::ZERO,
                 request_timeout: Duration::from_secs(5),
                 on_amnesia: Box::new(move |_, _| {
                     alarm.fetch_add(1, Ordering::Relaxed);

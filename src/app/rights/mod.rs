@@ -22,7 +22,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::escrow::{KeyedRow, MergeError};
+use crate::escrow::{Digest, KeyedRow, MergeError};
 use crate::ports::{
     Bus, Clock, Credit, Ids, MergeReport, Reachability, RequestKind, RightsStore, StoreError,
 };
@@ -69,6 +69,11 @@ pub struct Rights {
     pub board: Board,
     /// What orders here wait for.
     pub waiting: Waiting,
+    /// The sums of all rows and when they were made, shared by this region's comparisons and those of
+    /// its peers: they read the whole table.
+    pub sums: tokio::sync::Mutex<Option<(u64, Arc<Digest>)>>,
+    /// How old they may be.
+    pub sums_age: Duration,
     /// How long a peer may take to answer.
     pub request_timeout: Duration,
     /// Whom to tell of amnesia.
@@ -85,6 +90,21 @@ impl Rights {
         let report = self.store.merge(rows, credits).await?;
         self.take_note(&report);
         Ok(report)
+    }
+
+    /// The sums of all rows that this region holds, of now or a little earlier: a comparison with old
+    /// sums pulls rows that turn out to be known, or finds a difference the next time.
+    pub async fn digest(&self) -> Result<Arc<Digest>, StoreError> {
+        let mut sums = self.sums.lock().await;
+        let now_ms = self.clock.monotonic_ms();
+        if let Some((made_ms, digest)) = sums.as_ref()
+            && Duration::from_millis(now_ms.saturating_sub(*made_ms)) < self.sums_age
+        {
+            return Ok(Arc::clone(digest));
+        }
+        let digest = Arc::new(self.store.digest().await?);
+        *sums = Some((now_ms, Arc::clone(&digest)));
+        Ok(digest)
     }
 
     /// Draws the conclusions from a merge.

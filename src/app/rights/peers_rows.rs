@@ -41,7 +41,7 @@ impl PullHandler {
 #[async_trait]
 impl RequestHandler for DigestHandler {
     async fn handle(&self, _from: RegionId, _request: Bytes) -> Result<Bytes, String> {
-        let digest = self.rights.store.digest().await.map_err(|error| error.to_string())?;
+        let digest = self.rights.digest().await.map_err(|error| error.to_string())?;
         let sums = digest.sums().map(|((owner, bucket), sum)| (owner, bucket, sum)).collect();
         encode(&DigestAnswer { sums })
     }
