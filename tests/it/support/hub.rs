@@ -75,6 +75,14 @@ impl Reachability for Port {
     }
 }
 
+impl Port {
+    /// Rights don't travel in envelopes, so there are none here.
+    fn carries_no_envelopes(&self) -> BusError {
+        let reason = "this bus carries rights only".to_owned();
+        BusError::Unreachable { peer: self.own, reason }
+    }
+}
+
 #[async_trait]
 impl Bus for Port {
     fn region(&self) -> RegionId {
@@ -86,11 +94,11 @@ impl Bus for Port {
     }
 
     async fn publish(&self, _envelopes: &[Envelope]) -> Result<(), BusError> {
-        unimplemented!("rights don't travel in envelopes")
+        Err(self.carries_no_envelopes())
     }
 
     async fn published(&self) -> Result<Option<Position>, BusError> {
-        unimplemented!("rights don't travel in envelopes")
+        Err(self.carries_no_envelopes())
     }
 
     async fn publish_rows(&self, rows: Bytes) -> Result<(), BusError> {
@@ -108,7 +116,7 @@ impl Bus for Port {
     }
 
     fn envelopes(&self, _peer: RegionId) -> Result<BoxStream<'static, Delivery>, BusError> {
-        unimplemented!("rights don't travel in envelopes")
+        Err(self.carries_no_envelopes())
     }
 
     #[expect(clippy::unwrap_in_result, reason = "a broken lock ends the test")]
