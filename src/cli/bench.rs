@@ -95,18 +95,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .context("the load generator panicked")?
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its result")]
 async fn place(args: &PlaceArgs) -> anyhow::Result<ExitCode> {
     let targets = target::find(args)?;
-    eprintln!("preparing {} SKUs in {}", args.skus, target::names(&targets));
+    super::output::note(&format!("preparing {} SKUs in {}", args.skus, target::names(&targets)));
     setup::prepare(&targets, args).await?;
-    eprintln!("measuring for {} s with {} clients", args.seconds, args.clients);
+    super::output::note(&format!("measuring for {} s with {} clients", args.seconds, args.clients));
     let measured = load::run(&targets, args).await?;
     let report = report::Report::new(args, &targets, &measured);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        super::output::line(&serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{report}");
+        super::output::line(report.to_string().trim_end());
     }
     Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }

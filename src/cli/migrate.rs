@@ -21,10 +21,9 @@ pub(super) struct Args {
     region: RegionId,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?.for_region(args.region)?;
     let version = store::migrate(&config.migration).await?;
-    println!("region {}: the schema is at version {version}", args.region);
+    super::output::line(&format!("region {}: the schema is at version {version}", args.region));
     Ok(ExitCode::SUCCESS)
 }

@@ -49,7 +49,6 @@ enum Command {
 }
 
 /// Parses the arguments, runs the command on a fresh runtime and turns its result into an exit code.
-#[expect(clippy::print_stderr, reason = "the error of a command goes to standard error")]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -62,14 +61,14 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start the async runtime: {error}");
+            output::note(&format!("error: cannot start the async runtime: {error}"));
             return ExitCode::from(1);
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::note(&format!("error: {error:#}"));
             ExitCode::from(1)
         }
     }

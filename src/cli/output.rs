@@ -1,4 +1,5 @@
-//! Standard output that may be closed: `entrepot status | head -1` is no reason to panic.
+//! Standard output and standard error that may be closed or full: `entrepot status | head -1`, or a log
+//! on a full disk, are no reason to panic.
 
 use std::io::{ErrorKind, Write as _};
 
@@ -11,4 +12,9 @@ pub(super) fn line(text: &str) {
     {
         tracing::warn!(%error, "standard output can't be written");
     }
+}
+
+/// Prints a line to standard error. Nobody can be told that telling failed.
+pub(super) fn note(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
 }

@@ -65,7 +65,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .context("the payment simulator panicked; its ledger is safe")?
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command tells where it listens")]
 async fn serve(options: Options) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -74,13 +73,17 @@ async fn serve(options: Options) -> anyhow::Result<ExitCode> {
     let ids = Arc::new(RandomIds::new(clock));
     let simulator = Simulator::start(options, Arc::new(clock), ids).await?;
     if simulator.cut_bytes > 0 {
-        eprintln!(
+        super::output::note(&format!(
             "{}: cut off {} bytes of a record that a crash had torn; nobody was answered about it",
             ledger.display(),
             simulator.cut_bytes
-        );
+        ));
     }
-    println!("payment simulator on http://{}, ledger {}", simulator.address, ledger.display());
+    super::output::line(&format!(
+        "payment simulator on http://{}, ledger {}",
+        simulator.address,
+        ledger.display()
+    ));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

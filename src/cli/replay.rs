@@ -58,8 +58,6 @@ pub(super) struct Args {
     target: TargetArgs,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of a command goes to standard output")]
-#[expect(clippy::print_stderr, reason = "what was noticed on the way goes to standard error")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let clock = SystemClock::new();
     let target = Target::find(&args.target, "replay")?;
@@ -70,7 +68,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let history = parse::parse(&read::text_of(&args.file)?)?;
     for example in &history.examples {
-        eprintln!("skipped: {}: {example}", args.file.display());
+        super::output::note(&format!("skipped: {}: {example}", args.file.display()));
     }
     let plan = plan::plan(&history, &homes);
     anyhow::ensure!(plan.account.adds_up(), "a line of the file is not accounted for: a bug");
@@ -79,7 +77,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let progress = progress_bar(stocking.requests(), "stocking");
     let loaded = load::load(&target, &stocking, &progress).await?;
     progress.finish_and_clear();
-    eprintln!("{}", told(&loaded));
+    super::output::note(&told(&loaded));
 
     let progress = progress_bar(plan.jobs.len() as u64, "invoices");
     let driver = Driver {
@@ -99,16 +97,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     progress.finish_and_clear();
     let elapsed_ms = clock.monotonic_ms() - started_ms;
     for example in results.examples.iter().chain(&results.differing) {
-        eprintln!("refused or different: {example}");
+        super::output::note(&format!("refused or different: {example}"));
     }
     let summary = report::summary(&history, &plan, &mut results, elapsed_ms);
     if summary.all_were_there() {
-        eprintln!("Nothing was placed: an earlier replay of this file has placed every order.");
+        super::output::note(
+            "Nothing was placed: an earlier replay of this file has placed every order.",
+        );
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        super::output::line(&serde_json::to_string_pretty(&summary)?);
     } else {
-        println!("{summary}");
+        super::output::line(&format!("{summary}"));
     }
     Ok(if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }

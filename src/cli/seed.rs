@@ -41,7 +41,6 @@ pub(super) struct Args {
     target: TargetArgs,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of a command goes to standard output")]
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let clock = SystemClock::new();
     let target = Target::find(&args.target, "seed")?;
@@ -50,11 +49,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let loaded = load::load(&target, &stocking, &progress).await?;
     progress.finish_and_clear();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&loaded)?);
+        super::output::line(&serde_json::to_string_pretty(&loaded)?);
     } else {
-        println!("{}", told(&loaded));
+        super::output::line(&told(&loaded));
         let seconds = std::time::Duration::from_millis(clock.monotonic_ms()).as_secs_f64();
-        println!("Seeded {} in {seconds:.1} s.", target.address);
+        super::output::line(&format!("Seeded {} in {seconds:.1} s.", target.address));
     }
     Ok(ExitCode::SUCCESS)
 }

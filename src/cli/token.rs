@@ -42,7 +42,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dir = issuer::directory(&args.data_dir);
     anyhow::ensure!(
@@ -62,9 +61,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "token": token, "role": mint.role.as_str(), "subject": mint.subject,
             "expires_in_s": mint.ttl.as_secs(),
         });
-        println!("{answer}");
+        super::output::line(&answer.to_string());
     } else {
-        println!("{token}");
+        super::output::line(&token);
     }
     Ok(ExitCode::SUCCESS)
 }

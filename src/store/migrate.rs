@@ -22,12 +22,10 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// The database can't be reached or refuses the log-in.
-    #[error(
-        "cannot connect to the database: {0}; is it running, and are the URL and password right?"
-    )]
+    #[error("cannot connect to the database; is it running, and are the URL and password right?")]
     Connect(#[source] sqlx::Error),
     /// A migration failed; those before it are applied, it is not.
-    #[error("a migration failed and was rolled back: {0}")]
+    #[error("a migration failed and was rolled back")]
     Migrate(#[from] sqlx::migrate::MigrateError),
 }
 

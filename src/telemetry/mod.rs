@@ -7,6 +7,8 @@
 pub mod metrics;
 mod peers;
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -27,7 +29,13 @@ const FILTER_DEFAULT: &str = "info,sqlx=warn,async_nats=warn,hyper=warn";
 pub fn start(format: LogFormat, filter: Option<&str>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter.unwrap_or(FILTER_DEFAULT))
         .map_err(|error| anyhow::anyhow!("the log filter is not valid: {error}"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A line that can't be written, as on a full disk, is lost. Telling so would go to standard error
+        // as well, and a print that fails there is a panic.
+        .log_internal_errors(false);
     let started = match format {
         LogFormat::Human => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

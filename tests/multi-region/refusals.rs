@@ -45,6 +45,19 @@ fn a_taken_port() {
     assert!(said.contains(&format!("port {port}")) && said.contains("--base-port"), "{said}");
 }
 
+/// Not even the error can be told; the exit code still is one of an error and not of a panic.
+#[test]
+fn a_full_disk_under_the_log() {
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_entrepot"))
+        .args(["serve", "--config", "/nowhere.toml", "--region", "a"])
+        .stdout(full.try_clone().unwrap())
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
 #[test]
 fn a_missing_program() {
     let folder = Folder::new("program");
