@@ -93,9 +93,13 @@ impl Command for CancelDuplicate {
                 advance_saga::cancel(workspace, &own, &CompensationReason::Duplicate, &[]);
                 true
             }
-            Ruling::Yield => take_up_again(workspace, self.own, CompensationReason::Duplicate),
+            Ruling::Yield => {
+                let spared = provider_keys(other).into_iter().map(str::to_owned).collect();
+                take_up_again(workspace, self.own, CompensationReason::Duplicate, &spared)
+            }
             Ruling::Unpaid => {
-                take_up_again(workspace, self.own, CompensationReason::PaymentUnavailable)
+                let reason = CompensationReason::PaymentUnavailable;
+                take_up_again(workspace, self.own, reason, &BTreeSet::new())
             }
             Ruling::Settled | Ruling::NotYet => false,
         }
@@ -111,11 +115,13 @@ fn provider_keys(record: &OrderRecord) -> BTreeSet<&str> {
     record.order.payments.iter().map(|payment| payment.provider_key.as_str()).collect()
 }
 
-/// Has the saga of a confirmed order undo it. `false` when it does so already.
+/// Has the saga of a confirmed order undo it, and void its money but for what is held under the `spared`
+/// keys. `false` when it does so already.
 fn take_up_again(
     workspace: &mut Workspace<'_>,
     order: OrderId,
     reason: CompensationReason,
+    spared: &BTreeSet<String>,
 ) -> bool {
     let completed =
         workspace.saga(SagaId(order.0)).filter(|saga| saga.state == SagaState::Completed);
@@ -126,6 +132,7 @@ fn take_up_again(
     saga.step = Step::Void;
     saga.attempts = 0;
     saga.reason = Some(reason);
+    saga.payments.retain(|payment| !spared.contains(&payment.provider_key));
     saga.due_at_ms = now_ms;
     workspace.write_saga(saga);
     true

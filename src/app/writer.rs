@@ -200,10 +200,17 @@ impl Group {
             for job in jobs.iter() {
                 job.needs(&mut needs, attempt);
             }
-            let view = self.store.load(&needs).await.map_err(|error| match error {
-                StoreError::Unavailable(why) => WriteError::Unavailable(why),
-                StoreError::Broken(why) => WriteError::Broken(why),
-            })?;
+            let view = match self.store.load(&needs).await {
+                Ok(view) => view,
+                Err(error) => {
+                    // What is in doubt may have been written.
+                    self.signals.rows.mark(&in_doubt.unwrap_or_default());
+                    return Err(match error {
+                        StoreError::Unavailable(why) => WriteError::Unavailable(why),
+                        StoreError::Broken(why) => WriteError::Broken(why),
+                    });
+                }
+            };
             let mut workspace = Workspace::new(view, &self.region);
             for job in jobs.iter_mut() {
                 job.decide(&mut workspace);

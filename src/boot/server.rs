@@ -131,6 +131,10 @@ async fn parts(
         board: Board::new(config.region),
         waiting: Waiting::default(),
         sums: tokio::sync::Mutex::default(),
+        may_give: {
+            let region = Arc::clone(&region);
+            Box::new(move || !region.is_set_back())
+        },
         sums_age: config.replication.digest_interval / SUMS_PER_INTERVAL,
         request_timeout: config.replication.peer_request_timeout,
         on_amnesia: Box::new(move |key, proof| {

@@ -43,8 +43,9 @@ pub struct Asking {
 enum Peer {
     /// Not asked yet.
     Fresh,
-    /// Asked, while `inflow` had flowed to it as far as we knew; its answer is awaited.
-    Asked { inflow: u64 },
+    /// Asked, while `inflow` had flowed to it as far as we knew; its answer is awaited. A late one is not
+    /// counted on any more.
+    Asked { inflow: u64, late: bool },
     /// Answered, and knew then that `inflow` had flowed to it.
     Answered { inflow: u64, busy: bool },
     /// Does not answer: what it holds can't be had.
@@ -119,7 +120,7 @@ impl Asking {
         let under_way: u64 = self
             .peers
             .iter()
-            .filter(|(_, peer)| matches!(peer, Peer::Asked { .. }))
+            .filter(|(_, peer)| matches!(peer, Peer::Asked { late: false, .. }))
             .map(|(&region, _)| self.rights(region))
             .fold(0, u64::saturating_add);
         let chosen = self.choose(missing.saturating_sub(under_way));
@@ -143,7 +144,7 @@ impl Asking {
         busy: bool,
     ) -> Result<(), MergeError> {
         if let Some(peer) = self.peers.get_mut(&from)
-            && let Peer::Asked { inflow: told } = *peer
+            && let Peer::Asked { inflow: told, .. } = *peer
         {
             let received = |node: &BTreeMap<RegionId, Row>| node.get(&from).map(|row| row.received);
             let received = rows.values().filter_map(received);
@@ -162,6 +163,14 @@ impl Asking {
             }
         }
         Ok(())
+    }
+
+    /// A peer takes long to answer. It may still, and is waited for when nobody else has the units; but
+    /// the others are asked now.
+    pub fn late(&mut self, peer: RegionId) {
+        if let Some(Peer::Asked { late, .. }) = self.peers.get_mut(&peer) {
+            *late = true;
+        }
     }
 
     /// A peer did not answer in time, or its answer was unusable.
@@ -218,7 +227,7 @@ impl Asking {
 
     fn request(&mut self, to: RegionId, need: u64) -> Request {
         let inflow = self.inflow(to);
-        self.peers.insert(to, Peer::Asked { inflow });
+        self.peers.insert(to, Peer::Asked { inflow, late: false });
         let want = self.want.saturating_sub(self.obtained()).max(need);
         let rows = |(node, ledger): (&NodeId, &Ledger)| (node.clone(), ledger.rows().clone());
         Request { to, need, want, rows: self.ledgers.iter().map(rows).collect() }
@@ -371,6 +380,38 @@ mod tests {
         assert_eq!(asking.step(), Step::Wait);
         asking.silent(region(2));
         assert_eq!(asking.step(), Step::Exhausted);
+    }
+
+    #[test]
+    fn while_a_peer_is_late_the_others_are_asked() {
+        let mut world = regions(&[0, 9, 5]);
+        for peer in [1, 2] {
+            let rows = rows_of(&world[peer]);
+            learn(&mut world[0], &rows);
+        }
+        let mut asking = asking(&world[0], 1, &[1, 2]);
+        assert!(matches!(asking.step(), Step::Ask(asked) if asked[0].to == region(1)));
+        assert_eq!(asking.step(), Step::Wait);
+        asking.late(region(1));
+        let Step::Ask(requests) = asking.step() else { panic!("the other one has units too") };
+        let [request] = &requests[..] else { panic!("the late one is not asked twice") };
+        let rows = serve(&mut world[2], region(2), region(0), request);
+        asking.answered(region(2), &rows, false).unwrap();
+        assert_eq!(asking.step(), Step::Obtained);
+    }
+
+    #[test]
+    fn a_late_peer_is_waited_for_when_nobody_else_has_units() {
+        let mut world = regions(&[0, 9, 0]);
+        let mut asking = asking(&world[0], 1, &[1, 2]);
+        let Step::Ask(requests) = asking.step() else { panic!("has to ask") };
+        asking.late(region(1));
+        asking.answered(region(2), &rows_of(&world[2]), false).unwrap();
+        assert_eq!(asking.step(), Step::Wait);
+        let to_late = requests.iter().find(|request| request.to == region(1)).unwrap();
+        let rows = serve(&mut world[1], region(1), region(0), to_late);
+        asking.answered(region(1), &rows, false).unwrap();
+        assert_eq!(asking.step(), Step::Obtained);
     }
 
     #[test]

@@ -102,17 +102,11 @@ impl Digest {
     /// there was any. Rows of such a bucket are on their way anyhow: under broad load every bucket
     /// differs at every moment by what is under way, and pulling them all would be many times the
     /// traffic. A row that got lost stays as it is, and its bucket with it as soon as the others rest.
-    pub fn put_off_moving(
-        &self,
-        before: &Self,
-        differences: &mut Differences,
-        own: RegionId,
-    ) -> bool {
-        let rests = |place: &(RegionId, u8)| self.sums.get(place) == before.sums.get(place);
-        let all = differences.pull.len() + differences.own_suspect.len();
-        differences.pull.retain(rests);
-        differences.own_suspect.retain(|&bucket| rests(&(own, bucket)));
-        differences.pull.len() + differences.own_suspect.len() < all
+    /// What makes this region suspect itself is never put off.
+    pub fn put_off_moving(&self, before: &Self, differences: &mut Differences) -> bool {
+        let all = differences.pull.len();
+        differences.pull.retain(|place| self.sums.get(place) == before.sums.get(place));
+        differences.pull.len() < all
     }
 
     /// The incarnation and version of the newest row of an owner.
@@ -217,10 +211,10 @@ mod tests {
         let own = region("a");
         let mut differences = ours.differences(own, &theirs);
         assert_eq!((differences.pull.len(), differences.own_suspect.len()), (2, 1));
-        assert!(ours.put_off_moving(&before, &mut differences, own));
+        assert!(ours.put_off_moving(&before, &mut differences));
         assert_eq!(differences.pull, BTreeSet::from([(region("b"), bucket_of(&key("x")))]));
         assert_eq!(differences.own_suspect.len(), 1);
-        assert!(!ours.put_off_moving(&ours, &mut differences, own));
+        assert!(!ours.put_off_moving(&ours, &mut differences));
     }
 
     #[test]

@@ -274,8 +274,11 @@ async fn write_orders<'a>(
     let mut payload = PayloadOut::default();
     let (mut new, mut changed, mut events) =
         (OrderColumns::default(), OrderColumns::default(), EventColumns::default());
-    for (order_id, OrderWrite { record, expected_version, events: made, intent }) in &changes.orders
-    {
+    // Those that are cancelled first: they leave their channel references to others of the group, here
+    // and where this is copied.
+    let mut writes: Vec<_> = changes.orders.iter().collect();
+    writes.sort_by_key(|(_, write)| write.record.order.cancellation.is_none());
+    for (order_id, OrderWrite { record, expected_version, events: made, intent }) in writes {
         let columns = if *expected_version == 0 { &mut new } else { &mut changed };
         columns.push(record, *expected_version);
         let json = serde_json::value::to_raw_value(made).expect("our own type always serializes");
@@ -286,7 +289,6 @@ async fn write_orders<'a>(
             events: json,
         });
     }
-    // An order that is cancelled leaves its channel reference to a new one of the same group.
     if changed.len() > 0 && changed.update(connection).await? != changed.len() as u64 {
         return Err(Problem::Conflict("an order changed meanwhile"));
     }

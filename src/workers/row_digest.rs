@@ -43,7 +43,8 @@ pub(super) async fn run(rights: Arc<Rights>, interval: Duration, stop: Cancellat
         if due.is_empty() {
             continue;
         }
-        let ours = match rights.digest().await {
+        let first = due.iter().any(|peer| !last.contains_key(peer));
+        let ours = match rights.digest(first).await {
             Ok(digest) => digest,
             Err(error) => {
                 tracing::info!(%error, "rights rows can't be summed up: {error}");

@@ -88,6 +88,7 @@ impl World {
                 board: Board::new(id),
                 waiting: Waiting::default(),
                 sums: tokio::sync::Mutex::default(),
+                may_give: Box::new(|| true),
                 sums_age: Duration::ZERO,
                 request_timeout: Duration::from_secs(5),
                 on_amnesia: Box::new(move |_, _| {

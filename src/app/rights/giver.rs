@@ -28,6 +28,9 @@ impl Giver {
         request: &TransferRequest,
     ) -> Result<TransferAnswer, String> {
         let rights = &self.rights;
+        if !(rights.may_give)() {
+            return Err("this region forgot what it sold and gives nothing away".to_owned());
+        }
         let demand = GiverDemand {
             waiting: rights.waiting.units(&request.sku, rights.clock.monotonic_ms()),
             expected: rights.board.expected(&request.sku),

@@ -205,14 +205,15 @@ impl Shared {
 
     /// Drives a search to its end or to its deadline.
     async fn ask_until(&self, target: &Target, asking: &mut Asking, deadline_ms: u64) {
-        let mut under_way: FuturesUnordered<JoinHandle<(RegionId, Option<TransferAnswer>)>> =
-            FuturesUnordered::new();
+        let mut under_way: FuturesUnordered<JoinHandle<Asked>> = FuturesUnordered::new();
         loop {
             let left_ms = deadline_ms.saturating_sub(self.rights.clock.monotonic_ms());
             match asking.step() {
                 Step::Ask(requests) if left_ms > 0 => {
-                    let asked = requests.into_iter().map(|to| self.ask(target, to, deadline_ms));
-                    under_way.extend(asked);
+                    under_way.extend(requests.into_iter().map(|request| {
+                        let (peer, message) = self.message(target, request);
+                        self.ask(peer, message, Duration::ZERO)
+                    }));
                 }
                 Step::Pause if left_ms > 0 => {
                     tokio::time::sleep(BUSY_PAUSE).await;
@@ -223,49 +224,59 @@ impl Shared {
                 Step::Ask(_) | Step::Pause | Step::Wait => {}
             }
             match under_way.next().await {
-                Some(Ok((peer, Some(answer)))) => {
+                Some(Ok(Asked { peer, answer: Some(answer), .. })) => {
                     // What must not be merged was reported when it was stored.
                     if asking.answered(peer, &answer.rows, answer.busy).is_err() {
                         asking.silent(peer);
                     }
                 }
-                Some(Ok((peer, None))) => asking.silent(peer),
+                // One that is heard but doesn't answer is busy or lost the message: it is asked again,
+                // since what it holds can be had.
+                Some(Ok(Asked { peer, message, answer: None }))
+                    if self.may_answer(peer, left_ms) =>
+                {
+                    asking.late(peer);
+                    under_way.push(self.ask(peer, message, SILENCE_PAUSE));
+                }
+                Some(Ok(Asked { peer, answer: None, .. })) => asking.silent(peer),
                 // Nothing under way and the time is up, or a task that died in a shutdown.
                 Some(Err(_)) | None => return,
             }
         }
     }
 
-    /// Asks one peer, and stores its answer before anybody is told of it. A peer that is heard but
-    /// doesn't answer is busy or lost the message: it is asked again, since what it holds can be had.
-    fn ask(
-        &self,
-        target: &Target,
-        request: Request,
-        deadline_ms: u64,
-    ) -> JoinHandle<(RegionId, Option<TransferAnswer>)> {
-        let (rights, Target { sku, node }) = (Arc::clone(&self.rights), target.clone());
+    fn may_answer(&self, peer: RegionId, left_ms: u64) -> bool {
+        left_ms > 0 && self.rights.reachability.reachable().contains(&peer)
+    }
+
+    fn message(&self, target: &Target, request: Request) -> (RegionId, TransferRequest) {
+        let message = TransferRequest {
+            request: TransferId(self.rights.ids.uuid()),
+            sku: target.sku.clone(),
+            node: target.node.clone(),
+            need: request.need,
+            want: request.want,
+            rows: request.rows,
+        };
+        (request.to, message)
+    }
+
+    /// Asks one peer after a pause, and stores its answer before anybody is told of it.
+    fn ask(&self, peer: RegionId, message: TransferRequest, pause: Duration) -> JoinHandle<Asked> {
+        let rights = Arc::clone(&self.rights);
         self.tasks.spawn("ask-for-rights", async move {
-            let peer = request.to;
-            let message = TransferRequest {
-                request: TransferId(rights.ids.uuid()),
-                sku,
-                node,
-                need: request.need,
-                want: request.want,
-                rows: request.rows,
-            };
-            loop {
-                let answer = ask_peer(&rights, peer, &message).await;
-                let in_reach = rights.reachability.reachable().contains(&peer);
-                let in_time = rights.clock.monotonic_ms() < deadline_ms;
-                if answer.is_some() || !in_reach || !in_time {
-                    return (peer, answer);
-                }
-                tokio::time::sleep(SILENCE_PAUSE).await;
-            }
+            tokio::time::sleep(pause).await;
+            let answer = ask_peer(&rights, peer, &message).await;
+            Asked { peer, message, answer }
         })
     }
+}
+
+/// How a request to a peer went.
+struct Asked {
+    peer: RegionId,
+    message: TransferRequest,
+    answer: Option<TransferAnswer>,
 }
 
 /// Sends a transfer request and stores what comes back. `None`: no usable answer; what the peer may

@@ -69,9 +69,11 @@ pub struct Rights {
     pub board: Board,
     /// What orders here wait for.
     pub waiting: Waiting,
-    /// The sums of all rows and when they were made, shared by this region's comparisons and those of
+    /// The sums of all rows and when the scan for them began and ended, shared by this region's comparisons and those of
     /// its peers: they read the whole table.
-    pub sums: tokio::sync::Mutex<Option<(u64, Arc<Digest>)>>,
+    pub sums: tokio::sync::Mutex<Option<(u64, u64, Arc<Digest>)>>,
+    /// Whether rights may be given away: not when this region's database forgot what it sold.
+    pub may_give: Box<dyn Fn() -> bool + Send + Sync>,
     /// How old they may be.
     pub sums_age: Duration,
     /// How long a peer may take to answer.
@@ -94,16 +96,25 @@ impl Rights {
 
     /// The sums of all rows that this region holds, of now or a little earlier: a comparison with old
     /// sums pulls rows that turn out to be known, or finds a difference the next time.
-    pub async fn digest(&self) -> Result<Arc<Digest>, StoreError> {
+    /// `fresh` ones are not older than the call.
+    pub async fn digest(&self, fresh: bool) -> Result<Arc<Digest>, StoreError> {
+        let asked_ms = self.clock.monotonic_ms();
         let mut sums = self.sums.lock().await;
         let now_ms = self.clock.monotonic_ms();
-        if let Some((made_ms, digest)) = sums.as_ref()
+        // Who waited for another's scan that began later than the question takes its result.
+        if let Some((begun_ms, _, digest)) = sums.as_ref()
+            && *begun_ms >= asked_ms
+        {
+            return Ok(Arc::clone(digest));
+        }
+        if let Some((_, made_ms, digest)) = sums.as_ref()
+            && !fresh
             && Duration::from_millis(now_ms.saturating_sub(*made_ms)) < self.sums_age
         {
             return Ok(Arc::clone(digest));
         }
         let digest = Arc::new(self.store.digest().await?);
-        *sums = Some((now_ms, Arc::clone(&digest)));
+        *sums = Some((now_ms, self.clock.monotonic_ms(), Arc::clone(&digest)));
         Ok(digest)
     }
 

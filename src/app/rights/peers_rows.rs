@@ -14,6 +14,9 @@ use crate::types::RegionId;
 /// comparison, so that one comparison is bounded.
 const PAGES_MAX: usize = 64;
 
+/// A request for sums that are made now.
+const FRESH: &[u8] = b"fresh";
+
 /// Answers "what do you hold?".
 pub struct DigestHandler {
     rights: Arc<Rights>,
@@ -40,8 +43,9 @@ impl PullHandler {
 
 #[async_trait]
 impl RequestHandler for DigestHandler {
-    async fn handle(&self, _from: RegionId, _request: Bytes) -> Result<Bytes, String> {
-        let digest = self.rights.digest().await.map_err(|error| error.to_string())?;
+    async fn handle(&self, _from: RegionId, request: Bytes) -> Result<Bytes, String> {
+        let digest =
+            self.rights.digest(request == FRESH).await.map_err(|error| error.to_string())?;
         let sums = digest.sums().map(|((owner, bucket), sum)| (owner, bucket, sum)).collect();
         encode(&DigestAnswer { sums })
     }
@@ -81,12 +85,13 @@ pub async fn repair_from(
     before: Option<&Digest>,
 ) -> anyhow::Result<Compared> {
     let limit = rights.request_timeout;
-    let answer = rights.bus.request(peer, ROWS_DIGEST, Bytes::new(), limit).await?;
+    // What was lost in a fault a moment ago must show now: sums of a little earlier won't do.
+    let asked = Bytes::from_static(if before.is_none() { FRESH } else { b"" });
+    let answer = rights.bus.request(peer, ROWS_DIGEST, asked, limit).await?;
     let answer: DigestAnswer = serde_json::from_slice(&answer)?;
     let sums = answer.sums.into_iter().map(|(owner, bucket, sum)| ((owner, bucket), sum));
     let mut differences = ours.differences(rights.own, &Digest::from_sums(sums));
-    let put_off =
-        before.is_some_and(|before| ours.put_off_moving(before, &mut differences, rights.own));
+    let put_off = before.is_some_and(|before| ours.put_off_moving(before, &mut differences));
     let own = differences.own_suspect.into_iter().map(|bucket| (rights.own, bucket));
     let mut repaired = 0;
     for (owner, bucket) in differences.pull.into_iter().chain(own) {

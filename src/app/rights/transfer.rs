@@ -21,6 +21,9 @@ pub enum TransferError {
         /// What it may give.
         spendable: u64,
     },
+    /// This region's database was set back.
+    #[error("this region's database forgot what it sold; it gives nothing away")]
+    SetBack,
     /// The id belongs to another transfer.
     #[error("another transfer was made under this id")]
     OtherTransfer,
@@ -41,6 +44,9 @@ pub async fn transfer(
     let regions = rights.bus.peers();
     if !regions.contains(&to) {
         return Err(TransferError::NotAPeer { regions });
+    }
+    if !(rights.may_give)() {
+        return Err(TransferError::SetBack);
     }
     let moved = rights.store.transfer(id, key, to, units).await?;
     match moved {

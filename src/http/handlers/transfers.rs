@@ -85,6 +85,9 @@ pub(in crate::http) async fn transfer_rights(
             ),
         )
         .with("spendable", spendable)),
+        Err(error @ TransferError::SetBack) => {
+            Err(Problem::new(Code::RegionSetBack, format!("{error}; nothing was moved")))
+        }
         Err(TransferError::Store(error)) => Err(error.into()),
     }
 }

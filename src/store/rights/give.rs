@@ -11,7 +11,8 @@ use super::{
     stored_row, unsigned,
 };
 use crate::escrow::{
-    GiverDemand, KeyedRow, NamedGrant, Refusal, SkuRows, TransferRequest, decide_grant, spread,
+    GiverDemand, KeyedRow, MergeError, NamedGrant, Refusal, SkuRows, TransferRequest, decide_grant,
+    spread,
 };
 use crate::ports::{Given, Moved};
 use crate::store::within;
@@ -86,6 +87,10 @@ impl PgRights {
         let rows = rows.iter().map(stored_row).collect::<Result<Vec<_>, _>>()?;
         let mut ledgers = self.ledgers_of(&rows, []);
         let learned = merge(&mut ledgers, told);
+        if learned.refused.iter().any(|(_, error)| matches!(error, MergeError::Amnesia { .. })) {
+            // What this region forgot may be sold already: nothing is given on the strength of its books.
+            return Ok(Given { rows: rows_of(&ledgers), learned, ..Given::default() });
+        }
         let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
         upsert_copies(connection, self.own(), &changed).await?;
         if !learned.credited.is_empty() {
