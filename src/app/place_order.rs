@@ -52,7 +52,7 @@ pub enum PlaceOutcome {
     },
     /// The key was used for another request.
     KeyReused,
-    /// The channel reference names an order that is not the asker's to see.
+    /// The channel reference names another customer's order.
     ChannelRefTaken,
     /// The rights held here don't suffice: ask the peers.
     Short(Vec<Shortage>),
@@ -151,7 +151,8 @@ impl PlaceOrder {
         let ids = workspace.view.channel_refs.get(&self.channel_ref()?)?;
         let orders = ids.iter().filter_map(|id| workspace.view.orders.get(id));
         let standing = orders.filter(|record| record.order.status() != OrderStatus::Cancelled);
-        let (seen, foreign): (Vec<_>, Vec<_>) = standing.partition(|record| self.may_see(record));
+        let (seen, foreign): (Vec<_>, Vec<_>) =
+            standing.partition(|record| self.may_answer(record));
         let Some(record) = seen.into_iter().min_by_key(|record| record.precedence()) else {
             return (!foreign.is_empty()).then_some(PlaceOutcome::ChannelRefTaken);
         };
@@ -163,9 +164,16 @@ impl PlaceOrder {
         })
     }
 
-    fn may_see(&self, record: &OrderRecord) -> bool {
-        let only = self.request.sees_only.as_ref();
-        only.is_none() || only == record.order.customer_id.as_ref()
+    /// May this order be the answer? A customer is shown only his own; and a service that orders for one
+    /// customer doesn't mean another's order.
+    fn may_answer(&self, record: &OrderRecord) -> bool {
+        let owner = record.order.customer_id.as_ref();
+        let is_shown = self.request.sees_only.as_ref().is_none_or(|only| Some(only) == owner);
+        let is_meant = match (&self.request.customer_id, owner) {
+            (Some(asked), Some(owner)) => asked == owner,
+            _ => true,
+        };
+        is_shown && is_meant
     }
 
     fn take(

@@ -86,7 +86,7 @@ pub enum Placement {
     },
     /// The key was used for another request.
     KeyReused,
-    /// The channel reference names an order that is not the asker's to see.
+    /// The channel reference names another customer's order.
     ChannelRefTaken,
     /// The same intent is being carried out right now.
     InFlight,

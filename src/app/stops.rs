@@ -9,6 +9,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Mutex;
+
 use super::Region;
 use crate::ports::{StopStore, StoreError};
 use crate::runtime::TaskSet;
@@ -24,6 +26,8 @@ pub struct Stops {
     tasks: TaskSet,
     /// The proof is in the database.
     proof_kept: Arc<AtomicBool>,
+    /// One operator at a time: what this process follows is what was stored last.
+    draining: Mutex<()>,
 }
 
 impl Stops {
@@ -46,12 +50,13 @@ impl Stops {
             tracing::warn!("this region is drained; no orders are taken until it is resumed");
         }
         let proof_kept = Arc::new(AtomicBool::new(set_back.is_some()));
-        Self { region, store, tasks, proof_kept }
+        Self { region, store, tasks, proof_kept, draining: Mutex::new(()) }
     }
 
     /// An operator drains or resumes the region. `false` where it stays out of traffic, because its
     /// database was set back.
     pub async fn drain(&self, draining: bool) -> Result<bool, StoreError> {
+        let _alone = self.draining.lock().await;
         let set_back = self.store.set_draining(self.region.epoch, draining).await?;
         // Another process of this region may have learned it.
         if set_back {

@@ -60,7 +60,7 @@ codes! {
     StockIsPromised = "stock_is_promised" CONFLICT "The stock is promised" "The adjustment would take away units that are promised to orders or granted to other regions. Nothing was changed; the detail says what could be taken.";
     InsufficientRights = "insufficient_rights" CONFLICT "Not enough rights" "The region has fewer rights to spare than the transfer asks for. Nothing was moved.";
     AlreadyExists = "already_exists" CONFLICT "It exists already" "Something with this id exists and differs. Nothing was changed; use PATCH to change it.";
-    ChannelRefTaken = "channel_ref_taken" CONFLICT "The reference is taken" "`channel_order_ref` names an order in this channel that is not the asker's. Nothing was done; order with another reference.";
+    ChannelRefTaken = "channel_ref_taken" CONFLICT "The reference is taken" "`channel_order_ref` names an order in this channel that is another customer's. Nothing was done; order with another reference.";
     RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";
     PreconditionFailed = "precondition_failed" PRECONDITION_FAILED "It changed meanwhile" "If-Match names an older version. Read it again, decide again.";

@@ -139,7 +139,7 @@ fn answer(placement: Placement) -> Response {
         Placement::KeyReused => key_reused().into_response(),
         Placement::ChannelRefTaken => Problem::new(
             Code::ChannelRefTaken,
-            "channel_order_ref names an order that is not yours; nothing was done",
+            "channel_order_ref names another customer's order; nothing was done",
         )
         .into_response(),
         Placement::InFlight => Problem::new(

@@ -33,6 +33,10 @@ async fn a_reference_answers_its_order_to_those_who_may_see_it() {
         );
         assert_eq!(json_of(answer).await["id"], first["id"]);
     }
+    let mut bobs = body.clone();
+    bobs["customer_id"] = json!("bob");
+    let answer = shop.door.answer(send("POST", ORDERS, &service, "k3", &bobs)).await;
+    assert_eq!(answer.status().as_u16(), 409, "a service that orders for bob is not given alice's");
     assert_eq!(shop.available().await, 9);
 }
 
