@@ -94,19 +94,26 @@ ON CONFLICT DO NOTHING";
 /// The sale. Rows are locked in key order first; the guard is outflow <= active (escrow, inequality 1),
 /// so a row that would be overdrawn is not written, and the count tells. The same goes for a stocktake
 /// that was computed from another number than is on the shelf by now.
+///
+/// One look-up by primary key a row, whatever the planner knows of the table: joined to the list, the
+/// condition on the owner alone reads the whole index while a table that was just filled has no
+/// statistics, which costs five times the whole order.
 const CHANGE_RIGHTS: &str = "
 WITH change AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
         AS u(sku, node, received, spent, released, withdrawn, counted_from)
-), locked AS (
-    SELECT r.sku, r.node FROM rights r JOIN change c ON c.sku = r.sku AND c.node = r.node
-    WHERE r.owner = $1 ORDER BY r.sku, r.node FOR UPDATE OF r
+    ORDER BY sku, node
+), c AS (
+    SELECT change.*, l.owner FROM change CROSS JOIN LATERAL (
+        SELECT r.owner FROM rights r WHERE r.sku = change.sku AND r.node = change.node AND r.owner = $1
+        LIMIT 1 FOR UPDATE
+    ) AS l
 )
 UPDATE rights AS r
 SET received = r.received + c.received, spent = r.spent + c.spent, released = r.released + c.released,
     withdrawn = r.withdrawn + c.withdrawn, active = r.active + c.received, version = r.version + 1
-FROM change c JOIN locked l ON l.sku = c.sku AND l.node = c.node
-WHERE r.owner = $1 AND r.sku = c.sku AND r.node = c.node
+FROM c
+WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner
   AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.active + c.received
   AND r.released + c.released <= r.spent + c.spent
   AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn)";

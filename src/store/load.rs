@@ -44,11 +44,14 @@ ORDER BY (n.region = $1) DESC, r.node";
 const NODES: &str = "
 SELECT document FROM nodes WHERE node = ANY($1::text[])";
 
+/// One look-up by primary key a shelf; see the sale in `commit`.
 const SHELVES: &str = "
-SELECT r.sku, r.node, r.received - r.withdrawn AS on_hand,
-       r.active - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
-FROM rights r JOIN unnest($2::text[], $3::text[]) AS u(sku, node) ON r.sku = u.sku AND r.node = u.node
-WHERE r.owner = $1";
+SELECT u.sku, u.node, r.on_hand, r.spendable
+FROM unnest($2::text[], $3::text[]) AS u(sku, node) CROSS JOIN LATERAL (
+    SELECT r.received - r.withdrawn AS on_hand,
+           r.active - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
+    FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1 LIMIT 1
+) AS r";
 
 const SAGAS: &str = "
 SELECT document FROM sagas WHERE saga_id = ANY($1::uuid[])";

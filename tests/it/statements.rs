@@ -68,3 +68,50 @@ async fn the_server_may_do_what_its_statements_do_and_no_more() {
     let refused = run(&mut connection, "SELECT * FROM public.orders".to_owned()).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
 }
+
+/// Right after a catalogue was filled there are no statistics, and connections have kept their plans from
+/// before. Sales must find their rows by key all the same.
+#[tokio::test]
+async fn a_table_without_statistics_is_not_read_whole_by_a_sale() {
+    let database = Database::new().await;
+    let mut connection = database.connection().await;
+    // As the server's connections have it.
+    for setting in ["enable_seqscan = off", "enable_hashjoin = off", "enable_mergejoin = off"] {
+        run(&mut connection, format!("SET {setting}")).await.unwrap();
+    }
+    run(&mut connection, "ALTER TABLE rights SET (autovacuum_enabled = off)".to_owned())
+        .await
+        .unwrap();
+    let fill = "INSERT INTO rights (sku, node, owner, epoch, version)
+                SELECT 'sku-' || n, 'node', owner, 1, 1 FROM generate_series(1, 3000) AS n,
+                       unnest(ARRAY['a', 'b', 'c']) AS owner";
+    run(&mut connection, fill.to_owned()).await.unwrap();
+    let skus = (1..=200).map(|n| format!("'sku-{n}'")).collect::<Vec<_>>().join(", ");
+    let list = format!("ARRAY[{skus}]");
+    let nodes = "array_fill('node'::text, ARRAY[200])";
+    let ones = "array_fill(1::bigint, ARRAY[200])";
+    let none = "array_fill(NULL::bigint, ARRAY[200])";
+    for (beginning, parameters) in [
+        ("WITH change AS", format!("'a', {list}, {nodes}, {ones}, {ones}, {ones}, {ones}, {none}")),
+        ("SELECT u.sku, u.node, r.on_hand", format!("'a', {list}, {nodes}")),
+        ("SELECT r.version\nFROM (SELECT * FROM unnest", format!("'a', {list}, {nodes}")),
+    ] {
+        let mut statements = STATEMENTS.iter().copied().flatten();
+        let statement = statements.find(|text| text.trim().starts_with(beginning)).unwrap();
+        run(&mut connection, format!("PREPARE s AS {statement}")).await.unwrap();
+        let explain = format!("EXPLAIN EXECUTE s({parameters})");
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        run(&mut connection, "DEALLOCATE s".to_owned()).await.unwrap();
+        let conditions: Vec<&String> =
+            plan.iter().filter(|line| line.contains("Index Cond")).collect();
+        assert!(!conditions.is_empty(), "{plan:#?}");
+        for condition in conditions {
+            let whole_key =
+                ["sku =", "node =", "owner ="].iter().all(|part| condition.contains(part));
+            assert!(whole_key, "{condition}\nin {plan:#?}");
+        }
+    }
+}

@@ -23,8 +23,11 @@ SELECT a, b, $1, $2, 0 FROM unnest($3::text[], $4::text[]) AS u(a, b)
 ON CONFLICT DO NOTHING";
 
 pub(super) const LOCK_OWN: &str = "
-SELECT r.version FROM rights r JOIN unnest($2::text[], $3::text[]) AS u(sku, node) ON r.sku = u.sku AND r.node = u.node
-WHERE r.owner = $1 ORDER BY r.sku, r.node FOR UPDATE OF r";
+SELECT r.version
+FROM (SELECT * FROM unnest($2::text[], $3::text[]) AS u(sku, node) ORDER BY sku, node) AS u CROSS JOIN LATERAL (
+    SELECT r.version FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1
+    LIMIT 1 FOR UPDATE
+) AS r";
 
 /// Newest value wins. Never an own row: `$1` is this region.
 pub(super) const UPSERT_COPIES: &str = "
