@@ -29,6 +29,10 @@ else
     step several regions
     cargo test --locked --quiet --test multi-region -- --test-threads 1
 fi
+step "simulated worlds, always the same"
+cargo run --locked --quiet -- sim soak --seeds 200 --first 1 --orders 50 --failures target
+step "simulated worlds, new ones"
+cargo run --locked --quiet -- sim soak --seeds 200 --orders 20 --failures target
 step documentation
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
 step "all passed"

@@ -18,6 +18,7 @@ pub mod ports;
 pub mod replication;
 pub mod runtime;
 pub mod saga;
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod types;

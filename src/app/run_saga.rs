@@ -154,6 +154,7 @@ impl SagaRunner {
         let stopping = self.tasks.stopping();
         drop(self.tasks.spawn("saga pause", async move {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(Duration::from_millis(pause)) => runner.start(saga, order),
                 () = stopping.cancelled() => {}
             }

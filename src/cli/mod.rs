@@ -14,6 +14,7 @@ mod region;
 mod replay;
 mod seed;
 mod serve;
+mod sim;
 mod status;
 mod target;
 mod token;
@@ -46,6 +47,7 @@ enum Command {
     Region(region::Args),
     Chaos(chaos::Args),
     PaymentSimulator(payment_simulator::Args),
+    Sim(sim::Args),
 }
 
 /// Parses the arguments, runs the command on a fresh runtime and turns its result into an exit code.
@@ -94,6 +96,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Region(args) => region::run(args).await,
         Command::Chaos(args) => chaos::run(args).await,
         Command::PaymentSimulator(args) => payment_simulator::run(args).await,
+        Command::Sim(args) => sim::run_command(args).await,
     }
 }
 

@@ -34,6 +34,7 @@ where
     loop {
         round().await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
         }

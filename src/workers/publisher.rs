@@ -38,6 +38,7 @@ pub(super) async fn publisher(ctx: Replication, nudge: Arc<Notify>, stop: Cancel
                 }
                 failing = false;
                 tokio::select! {
+                    biased;
                     () = nudge.notified() => {}
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stop.cancelled() => {}

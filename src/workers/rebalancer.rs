@@ -21,6 +21,7 @@ pub(super) async fn run(
     let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }

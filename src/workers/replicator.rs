@@ -111,13 +111,9 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             tokio::select! {
-                Some(delivery) = stream.next(), if self.inbound.has_room() => {
-                    self.take(delivery).await;
-                    // What has arrived together is applied together.
-                    while let Some(delivery) = self.more(&mut stream) {
-                        self.take(delivery).await;
-                    }
-                }
+                // What comes seldom goes first, so that a busy stream holds nothing up.
+                biased;
+                () = stop.cancelled() => return,
                 answer = answer_of(&mut pull) => {
                     pull = None;
                     self.pulled(answer);
@@ -128,7 +124,13 @@ impl Worker {
                         self.find_contests().await;
                     }
                 }
-                () = stop.cancelled() => return,
+                Some(delivery) = stream.next(), if self.inbound.has_room() => {
+                    self.take(delivery).await;
+                    // What has arrived together is applied together.
+                    while let Some(delivery) = self.more(&mut stream) {
+                        self.take(delivery).await;
+                    }
+                }
             }
             self.apply_what_is_next(&stop).await;
             self.tell();

@@ -32,6 +32,7 @@ pub(super) async fn run(rights: Arc<Rights>, interval: Duration, stop: Cancellat
     let mut last: BTreeMap<RegionId, Last> = BTreeMap::new();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }

@@ -35,6 +35,7 @@ const BACKLOG_MAX: usize = 32;
 pub(super) async fn ship(rights: Arc<Rights>, gather: Duration, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = rights.dirty.marked() => {}
         }
@@ -51,6 +52,7 @@ pub(super) async fn ship(rights: Arc<Rights>, gather: Duration, stop: Cancellati
         }
         if keys.len() >= MANY_KEYS {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(GATHER_MANY) => {}
             }
@@ -87,6 +89,7 @@ pub(super) async fn receive(rights: Arc<Rights>, peer: RegionId, stop: Cancellat
     let mut backlog = messages.ready_chunks(BACKLOG_MAX);
     loop {
         let messages = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             messages = backlog.next() => messages,
         };

@@ -15,4 +15,5 @@ mod replication_store;
 mod rights;
 mod statements;
 mod stops;
+mod store_contract;
 mod support;

@@ -19,7 +19,7 @@ const NO_CURRENCY: &str = "XXX";
 /// What a line of the ledger is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Authorize,
     /// A pending authorization came to its end. Not listed: the authorization shows its state.
     Settle,
@@ -31,7 +31,7 @@ pub(super) enum Operation {
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub(crate) enum State {
     Pending,
     /// The only state that holds money.
     Authorized,
@@ -43,10 +43,10 @@ pub(super) enum State {
 
 /// Money as the ledger writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Amount<'a> {
-    pub(super) amount: i64,
+pub(crate) struct Amount<'a> {
+    pub(crate) amount: i64,
     #[serde(borrow)]
-    pub(super) currency: Cow<'a, str>,
+    pub(crate) currency: Cow<'a, str>,
 }
 
 impl From<Money> for Amount<'_> {
@@ -58,42 +58,42 @@ impl From<Money> for Amount<'_> {
 /// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Record<'a> {
-    pub(super) operation: Operation,
+pub(crate) struct Record<'a> {
+    pub(crate) operation: Operation,
     #[serde(borrow)]
-    pub(super) idempotency_key: Cow<'a, str>,
+    pub(crate) idempotency_key: Cow<'a, str>,
     /// The key of the authorization that a capture or refund belongs to.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub(super) authorization: Option<Cow<'a, str>>,
+    pub(crate) authorization: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    pub(super) reference: Cow<'a, str>,
+    pub(crate) reference: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) amount: Amount<'a>,
-    pub(super) state: State,
+    pub(crate) amount: Amount<'a>,
+    pub(crate) state: State,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub(super) decline_code: Option<Cow<'a, str>>,
+    pub(crate) decline_code: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    pub(super) token: Option<Cow<'a, str>>,
+    pub(crate) token: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    pub(super) order_reference: Option<Cow<'a, str>>,
+    pub(crate) order_reference: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    pub(super) at: Cow<'a, str>,
+    pub(crate) at: Cow<'a, str>,
 }
 
 /// What we know of one authorization's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) amount: i64,
+pub(crate) struct Account {
+    pub(crate) amount: i64,
     /// None: the key was closed before it held anything.
-    pub(super) currency: Option<Box<str>>,
-    pub(super) state: State,
-    pub(super) decline: Option<Decline>,
-    pub(super) reference: Box<str>,
-    pub(super) order_reference: Option<Box<str>>,
-    pub(super) captured: i64,
-    pub(super) refunded: i64,
+    pub(crate) currency: Option<Box<str>>,
+    pub(crate) state: State,
+    pub(crate) decline: Option<Decline>,
+    pub(crate) reference: Box<str>,
+    pub(crate) order_reference: Option<Box<str>>,
+    pub(crate) captured: i64,
+    pub(crate) refunded: i64,
     /// The ledger's group that carries the last change: nothing is told of it before that is durable.
-    pub(super) group: u64,
+    pub(crate) group: u64,
 }
 
 /// A capture or refund, by its own key.
@@ -106,7 +106,7 @@ struct Movement {
 
 /// Why something can't be done. The words go to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     #[error(
         "the idempotency key was used with another amount, currency, operation or authorization"
     )]
@@ -125,16 +125,16 @@ pub(super) enum Refusal {
 
 /// A hold asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hold<'a> {
-    pub(super) key: &'a str,
-    pub(super) amount: Money,
-    pub(super) token: &'a str,
-    pub(super) order_reference: &'a str,
+pub(crate) struct Hold<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) amount: Money,
+    pub(crate) token: &'a str,
+    pub(crate) order_reference: &'a str,
 }
 
 /// The provider's memory: everything but what can be read in the ledger when it is listed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Books {
+pub(crate) struct Books {
     accounts: BTreeMap<Box<str>, Account>,
     movements: BTreeMap<Box<str>, Movement>,
     records: u64,
@@ -142,25 +142,30 @@ pub(super) struct Books {
 
 impl Books {
     /// What stands under a key of an authorization.
-    pub(super) fn account(&self, key: &str) -> Option<&Account> {
+    pub(crate) fn account(&self, key: &str) -> Option<&Account> {
         self.accounts.get(key)
     }
 
+    /// Every key with what stands under it.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = (&str, &Account)> {
+        self.accounts.iter().map(|(key, account)| (&**key, account))
+    }
+
     /// Keys whose authorization waits for its end.
-    pub(super) fn pending(&self) -> Vec<String> {
+    pub(crate) fn pending(&self) -> Vec<String> {
         let pending = self.accounts.iter().filter(|(_, account)| account.state == State::Pending);
         pending.map(|(key, _)| key.to_string()).collect()
     }
 
     /// Whether a hold under a known key asks for the same as before. A closed key fits everything.
-    pub(super) fn same_hold(account: &Account, amount: Money) -> Result<(), Refusal> {
+    pub(crate) fn same_hold(account: &Account, amount: Money) -> Result<(), Refusal> {
         let Some(currency) = &account.currency else { return Ok(()) };
         let same = account.amount == amount.amount && **currency == *amount.currency.as_str();
         if same { Ok(()) } else { Err(Refusal::KeyReused) }
     }
 
     /// A first authorization under a key. None: the key is known, and stands as it is.
-    pub(super) fn authorize<'a>(
+    pub(crate) fn authorize<'a>(
         &self,
         hold: &Hold<'a>,
         state: State,
@@ -185,7 +190,7 @@ impl Books {
     }
 
     /// The end of a pending authorization. None: it isn't pending (any more).
-    pub(super) fn settle<'a>(&self, key: &'a str, at: &'a str) -> Option<Record<'a>> {
+    pub(crate) fn settle<'a>(&self, key: &'a str, at: &'a str) -> Option<Record<'a>> {
         let account = self.account(key).filter(|account| account.state == State::Pending)?;
         Some(Record {
             reference: account.reference.to_string().into(),
@@ -194,7 +199,7 @@ impl Books {
     }
 
     /// Releases what is held and not captured, or closes a key never seen. None: nothing to release.
-    pub(super) fn void<'a>(&self, key: &'a str, at: &'a str) -> Option<Record<'a>> {
+    pub(crate) fn void<'a>(&self, key: &'a str, at: &'a str) -> Option<Record<'a>> {
         let Some(account) = self.account(key) else {
             return Some(Record {
                 operation: Operation::Void,
@@ -218,7 +223,7 @@ impl Books {
     }
 
     /// Takes part of what is held. None: this key has done so already.
-    pub(super) fn capture<'a>(
+    pub(crate) fn capture<'a>(
         &self,
         authorization: &'a str,
         key: &'a str,
@@ -242,7 +247,7 @@ impl Books {
     }
 
     /// Gives back part of what was captured. None: this key has done so already.
-    pub(super) fn refund<'a>(
+    pub(crate) fn refund<'a>(
         &self,
         authorization: &'a str,
         key: &'a str,
@@ -263,7 +268,7 @@ impl Books {
     }
 
     /// Enters a record. An error says what is wrong with it: only a damaged ledger has such records.
-    pub(super) fn apply(&mut self, record: &Record<'_>, group: u64) -> Result<(), &'static str> {
+    pub(crate) fn apply(&mut self, record: &Record<'_>, group: u64) -> Result<(), &'static str> {
         let key = &*record.idempotency_key;
         match record.operation {
             Operation::Authorize => {

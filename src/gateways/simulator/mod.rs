@@ -25,5 +25,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use books::{Account, Books, Hold, Record, State};
 pub use file::OpenError;
 pub use server::{Options, Simulator, StartError};
+pub(crate) use token::{Behavior, Decline};

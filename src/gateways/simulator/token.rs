@@ -12,7 +12,7 @@ const FLAKY_FAILURES_MAX: u32 = 1_000;
 
 /// Why a hold is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decline {
+pub(crate) enum Decline {
     Declined,
     InsufficientFunds,
     Fraud,
@@ -23,7 +23,7 @@ impl Decline {
     const ALL: [Self; 4] =
         [Self::Declined, Self::InsufficientFunds, Self::Fraud, Self::InvalidToken];
 
-    pub(super) fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Declined => "declined",
             Self::InsufficientFunds => "insufficient_funds",
@@ -32,14 +32,14 @@ impl Decline {
         }
     }
 
-    pub(super) fn from_code(code: &str) -> Option<Self> {
+    pub(crate) fn from_code(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|decline| decline.code() == code)
     }
 }
 
 /// What happens to the first authorization under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Behavior {
+pub(crate) enum Behavior {
     /// Money is held.
     Hold,
     /// Nothing is held, for this reason.
@@ -58,7 +58,7 @@ pub(super) enum Behavior {
 
 impl Behavior {
     /// The behavior a token names. Every other text is a card nobody issued.
-    pub(super) fn of(token: &str) -> Self {
+    pub(crate) fn of(token: &str) -> Self {
         if let Some(ms) = number(token, "tok_slow_", SLOW_MS_MAX) {
             return Self::HoldAfter(Duration::from_millis(ms));
         }

@@ -160,7 +160,7 @@ async fn refusals_leave_nothing_behind() {
     let answer = shop.place("unknown", &order_body("B-1", 1, "tok_ok")).await;
     assert_eq!(answer.status(), 422);
     assert_eq!(json_of(answer).await["errors"][0]["field"], "lines[0].sku");
-    let orders = shop.fixture.store.tables.lock().unwrap().orders.len();
+    let orders = shop.fixture.store.tables().orders.len();
     assert_eq!(orders, 2, "only those that the provider was asked about");
 }
 

@@ -39,8 +39,8 @@ impl Neighbors {
     /// The order arrives here as a copy.
     pub(super) fn copy(&self, location: &str) {
         let id = location.rsplit('/').next().unwrap().parse().unwrap();
-        let record = self.there.fixture.store.tables.lock().unwrap().orders[&id].clone();
-        self.here.store.tables.lock().unwrap().orders.insert(id, record);
+        let record = self.there.fixture.store.tables().orders[&id].clone();
+        self.here.store.put_copy(record);
     }
 
     /// The neighbor is gone.

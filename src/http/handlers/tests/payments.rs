@@ -28,7 +28,7 @@ async fn payments_of_more_than_the_order_are_refused() {
         assert_eq!(json_of(answer).await["errors"][0]["field"], "payments");
     }
     assert_eq!(shop.fixture.gateway.asked.load(Ordering::Relaxed), 0);
-    assert!(shop.fixture.store.tables.lock().unwrap().orders.is_empty());
+    assert!(shop.fixture.store.tables().orders.is_empty());
     assert_eq!(shop.place("k1", &two_cards(&card("tok_ok", 100), &rest)).await.status(), 201);
 }
 

@@ -102,10 +102,10 @@ async fn of_two_regions_orders_of_one_reference_the_later_gives_back_its_money()
         let shop = shop(10).await;
         let placed = json_of(shop.place("k1", &referenced("tok_ok")).await).await;
         let id = placed["id"].as_str().unwrap().parse().unwrap();
-        let own = shop.fixture.store.tables.lock().unwrap().orders[&id].clone();
+        let own = shop.fixture.store.tables().orders[&id].clone();
         let rival = rival(&own, if earlier { 1 } else { u64::MAX });
         let rival_id = rival.order.id;
-        shop.fixture.store.tables.lock().unwrap().orders.insert(rival_id, rival.into());
+        shop.fixture.store.put_copy(rival.into());
         let app = &shop.fixture.context.app;
         let settle = || settle_contested(app.reader.as_ref(), &app.writer);
         assert_eq!(settle().await.unwrap(), usize::from(earlier));
@@ -120,7 +120,7 @@ async fn of_two_regions_orders_of_one_reference_the_later_gives_back_its_money()
         let order = json_of(shop.get(&path, &shop.alice).await).await;
         assert_eq!(order["status"], status);
         assert_eq!(shop.available().await, if earlier { 10 } else { 9 });
-        let stored = shop.fixture.store.tables.lock().unwrap().orders[&id].clone();
+        let stored = shop.fixture.store.tables().orders[&id].clone();
         let payment = &stored.order.payments[0];
         assert_eq!(payment.state == PaymentState::Voided, earlier);
         assert_eq!(shop.fixture.gateway.holds(&payment.provider_key), !earlier);

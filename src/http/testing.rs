@@ -1,7 +1,5 @@
 //! What the tests of this module share: a region with its database in memory, tokens, requests.
 
-mod memory;
-
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
@@ -19,13 +17,15 @@ use tokio::sync::Semaphore;
 use crate::app::{
     App, AppSettings, Completions, Region, SagaRunner, Signals, Stops, Writer, WriterSettings,
 };
-use crate::domain::inventory::Shortage;
+use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::OrderRecord;
 use crate::ports::{
-    Authorization, AuthorizeRequest, Clock, GatewayError, Obtained, PaymentGateway, RightsSource,
+    Authorization, AuthorizeRequest, ChangeSet, Clock, GatewayError, Obtained, PaymentGateway,
+    RightsSource, Stamp, Store as _,
 };
 use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
+use crate::sim::memory::Memory;
 use crate::telemetry::metrics::Metrics;
 use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey};
 
@@ -34,8 +34,6 @@ use super::auth::{Role, Verifier};
 use super::json::BodyLimits;
 use super::rate_limit::{RateLimiter, Rates};
 use super::{Context, ContextParts, Forwarder, FrontDoor, Health, HealthReport};
-
-pub(super) use memory::Memory;
 
 /// A directory that goes away with the test.
 pub(crate) struct TestDir(PathBuf);
@@ -148,11 +146,20 @@ impl RightsSource for Asking {
         let gift = self.others.gift.lock().unwrap().take();
         let gained = gift.is_some();
         if let Some((key, units, took)) = gift {
-            self.store.receive(&key, units);
+            receive(&self.store, key, units).await;
             self.clock.advance(took);
         }
         Obtained { gained, elsewhere: BTreeMap::new() }
     }
+}
+
+/// Units come in.
+async fn receive(store: &Memory, key: StockKey, units: u64) {
+    let delta = StockDelta { received: units, ..StockDelta::default() };
+    let changes = ChangeSet { stock: [(key, delta)].into(), ..ChangeSet::default() };
+    let hlc = HlcTimestamp::origin(store.region());
+    let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };
+    store.commit(&changes, stamp).await.unwrap();
 }
 
 /// The machine's time, which a test can let pass.

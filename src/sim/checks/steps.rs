@@ -1,0 +1,221 @@
+//! Safety: what must hold after each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::order::{AllocationState, Event, OrderRecord, OrderStatus};
+use crate::ports::store::OrderWrite;
+use crate::ports::{ChangeSet, MergeReport, Stamp};
+use crate::replication::{Envelope, Position};
+use crate::types::{InvariantId, OrderId, RegionId, StockKey};
+
+use super::super::memory::Memory;
+use super::{Checks, Seen, State};
+
+impl Checks {
+    /// A region has committed. Answers the beginning of the hash of what it told the others.
+    pub fn committed(&self, memory: &Memory, changes: &ChangeSet, stamp: Stamp) -> String {
+        let region = memory.region();
+        let (head, hash) = {
+            let tables = memory.tables();
+            let last = tables.outbox.last_key_value();
+            let hash = last.map(|(_, envelope)| envelope.event_hash()).unwrap_or_default();
+            (tables.head(), hash)
+        };
+        let mut keys: BTreeSet<StockKey> = changes.stock.keys().cloned().collect();
+        {
+            let mut state = self.state();
+            if head.epoch != stamp.epoch && !changes.orders.is_empty() {
+                let what =
+                    format!("{region} wrote in epoch {} and is in {}", stamp.epoch, head.epoch);
+                state.break_rule(InvariantId::OneHome, what);
+            }
+            for (id, write) in &changes.orders {
+                state.order_written(region, *id, write, stamp);
+                keys.extend(held(&write.record).into_keys());
+            }
+        }
+        for key in &keys {
+            self.look_at(key);
+        }
+        hash.get(..8).unwrap_or_default().to_owned()
+    }
+
+    /// The rights to one key, in the databases of all regions.
+    pub fn look_at(&self, key: &StockKey) {
+        let mut rows = BTreeMap::new();
+        for memory in &self.memories {
+            if let Some((row, active)) = memory.tables().rights.own_row(memory.region(), key) {
+                rows.insert(memory.region(), (row.clone(), active));
+            }
+        }
+        let place = format!("{} at {}", key.sku, key.node);
+        let mut state = self.state();
+        let sum = |cell: fn(&crate::escrow::Row) -> u64| -> u64 {
+            rows.values().map(|(row, _)| cell(row)).sum()
+        };
+        let (received, out) = (sum(|row| row.received), sum(|row| row.net_spent() + row.withdrawn));
+        if out > received {
+            let what = format!("{out} of {received} units of {place} are promised or gone");
+            state.break_rule(InvariantId::NoOversell, what);
+        }
+        for (region, (row, active)) in &rows {
+            if row.outflow() > *active {
+                let what = format!("{region} let {} of {active} go of {place}", row.outflow());
+                state.break_rule(InvariantId::RightsNotNegative, what);
+            }
+            let granted: u64 = rows.values().map(|(row, _)| row.granted_to(*region)).sum();
+            if *active > row.received + granted {
+                let inflow = row.received + granted;
+                let what = format!("{region} counts {active} of {place}, {inflow} came");
+                state.break_rule(InvariantId::RightsConserved, what);
+            }
+            let promised = state.promised.get(&(*region, key.clone())).copied().unwrap_or(0);
+            if promised != row.net_spent() {
+                let spent = row.net_spent();
+                let what =
+                    format!("{region}: orders hold {promised} of {place}, {spent} are spent");
+                state.break_rule(InvariantId::ReservationOnce, what);
+            }
+        }
+    }
+
+    /// A region took rows from a peer.
+    pub fn learned(&self, memory: &Memory, report: &MergeReport) {
+        for keyed in &report.changed {
+            let Some(owner) = self.memory(keyed.owner) else { continue };
+            let written = {
+                let tables = owner.tables();
+                tables.rights.own_row(keyed.owner, &keyed.key).map(|(row, _)| row.clone())
+            };
+            if written.is_none_or(|row| keyed.row.supersedes(&row)) {
+                let (by, owner) = (memory.region(), keyed.owner);
+                let what =
+                    format!("{by} has a row of {owner} that {owner} did not write: {keyed:?}");
+                self.broken(InvariantId::RightsNotNegative, what);
+            }
+            self.look_at(&keyed.key);
+        }
+        for (key, error) in &report.refused {
+            let (by, sku) = (memory.region(), &key.sku);
+            self.broken(InvariantId::RightsNotNegative, format!("{by} refuses {sku}: {error}"));
+        }
+    }
+
+    /// A region has applied a batch of another one's.
+    pub fn applied(&self, region: RegionId, after: Position, batch: &[Envelope]) {
+        let Some(first) = batch.first() else { return };
+        let origin = first.origin;
+        let written = self.memory(origin);
+        let mut state = self.state();
+        let at = state.applied.entry((region, origin)).or_insert(Position::START);
+        let before = *at;
+        let mut problem =
+            (before != after).then(|| format!("was at {before}, went on from {after}"));
+        for envelope in batch {
+            if envelope.position() != at.next() {
+                problem.get_or_insert_with(|| format!("{} follows {at}", envelope.position()));
+            }
+            *at = envelope.position();
+            let original = written.and_then(|memory| {
+                let tables = memory.tables();
+                tables.outbox.get(at).map(|original| original.payload == envelope.payload)
+            });
+            if original != Some(true) {
+                problem.get_or_insert_with(|| format!("{at} is not what its origin wrote"));
+            }
+        }
+        if let Some(problem) = problem {
+            let what = format!("{region} applied {origin}: {problem}");
+            state.break_rule(InvariantId::ReplicationComplete, what);
+        }
+    }
+
+    /// A region can't apply an envelope. Nothing here is newer than the program that reads it.
+    pub fn parked(&self, region: RegionId, envelope: &Envelope, reason: &str) {
+        let what = format!(
+            "{region} can't apply {} of {}: {reason}",
+            envelope.position(),
+            envelope.origin
+        );
+        self.broken(InvariantId::ReplicationComplete, what);
+    }
+}
+
+impl State {
+    fn order_written(&mut self, region: RegionId, id: OrderId, write: &OrderWrite, stamp: Stamp) {
+        let record = &write.record;
+        let before = self.orders.get(&id).cloned();
+        let home = record.order.home_region;
+        let foreign = |event: &Event| event.region != region || event.epoch != stamp.epoch;
+        if home != region || write.events.iter().any(foreign) {
+            self.break_rule(InvariantId::OneHome, format!("{region} wrote {id} of {home}"));
+        }
+        let mut seq = before.as_ref().map_or(0, |seen| seen.version);
+        let mut hlc = before.as_ref().map(|seen| seen.hlc);
+        for event in &write.events {
+            seq += 1;
+            if event.seq != seq || hlc.is_some_and(|hlc| hlc >= event.hlc) {
+                let what = format!("{id}: event {} at {} after {hlc:?}", event.seq, event.hlc);
+                self.break_rule(InvariantId::EventsGapless, what);
+            }
+            hlc = Some(event.hlc);
+            if !is_legal(event) {
+                let what = format!("{id}: {:?} to {}", event.from_status, event.to_status);
+                self.break_rule(InvariantId::LegalTransitions, what);
+            }
+        }
+        if !is_all_or_none(record) {
+            self.break_rule(InvariantId::AllLinesOrNone, format!("{id} of {region}"));
+        }
+        let held = held(record);
+        let ended = held.is_empty();
+        if before.as_ref().is_some_and(|seen| seen.ended) && !ended {
+            self.break_rule(
+                InvariantId::ReservationOnce,
+                format!("{id} holds again what it gave back"),
+            );
+        }
+        for (key, units) in before.map(|seen| seen.held).unwrap_or_default() {
+            *self.promised.entry((region, key)).or_default() -= units;
+        }
+        for (key, units) in &held {
+            *self.promised.entry((region, key.clone())).or_default() += units;
+        }
+        let hlc = hlc.unwrap_or(record.updated_hlc);
+        self.orders.insert(id, Seen { version: record.version, hlc, held, ended });
+    }
+}
+
+/// Units that an order holds, by key.
+fn held(record: &OrderRecord) -> BTreeMap<StockKey, u64> {
+    let mut held: BTreeMap<StockKey, u64> = BTreeMap::new();
+    for line in &record.order.lines {
+        let open = line.allocations.iter().filter(|it| it.state == AllocationState::Held);
+        for allocation in open {
+            let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
+            *held.entry(key).or_default() += u64::from(allocation.quantity);
+        }
+    }
+    held
+}
+
+fn is_all_or_none(record: &OrderRecord) -> bool {
+    let held = |line: &crate::domain::order::Line| -> u32 {
+        let open = line.allocations.iter().filter(|it| it.state == AllocationState::Held);
+        open.map(|allocation| allocation.quantity).sum()
+    };
+    if record.order.status() == OrderStatus::Cancelled {
+        record.order.lines.iter().all(|line| held(line) == 0)
+    } else {
+        record.order.lines.iter().all(|line| held(line) == line.quantity)
+    }
+}
+
+fn is_legal(event: &Event) -> bool {
+    let status = |text: &str| OrderStatus::ALL.iter().find(|status| status.as_str() == text);
+    let Some(to) = status(&event.to_status) else { return false };
+    match event.from_status.as_deref().map(status) {
+        None => event.seq == 1,
+        Some(from) => from.is_some_and(|from| from.may_become(*to)),
+    }
+}

@@ -1,0 +1,465 @@
+//! A region's database as its server sees it: calls take time, fail, and lose their answers; a commit
+//! whose answer got lost may be there or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::catalogue::{Node, Product};
+use crate::domain::idempotency::{IntentKey, IntentRecord};
+use crate::domain::order::{Event, OrderRecord};
+use crate::escrow::{Digest, GiverDemand, KeyedRow, TransferRequest};
+use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Spendable};
+use crate::ports::{
+    Applied, ChangeSet, CommitError, Committed, Credit, Given, MergeReport, Moved, Needs, Reader,
+    ReplicationError, ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
+    Store, StoreError, View,
+};
+use crate::replication::{Envelope, Head, Position, Watermark};
+use crate::saga::SagaRecord;
+use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId};
+
+use super::dice::Dice;
+use super::life::Life;
+use super::memory::{Memory, MemoryRights};
+use super::shared::Shared;
+
+/// A call takes this long at most when nothing is wrong.
+const CALL_MS_MAX: u64 = 3;
+/// How long a caller waits for a database that doesn't answer (`database_deadline_ms`).
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// What is wrong with one region's database. Outlives the server's processes.
+#[derive(Debug)]
+pub struct Condition {
+    down: AtomicBool,
+    /// Raised whenever it goes down: connections that were open then are broken.
+    breaks: AtomicU64,
+    slow: AtomicU64,
+    dice: Mutex<Dice>,
+}
+
+impl Condition {
+    /// All is well.
+    pub fn new(dice: Dice) -> Self {
+        Self {
+            down: AtomicBool::new(false),
+            breaks: AtomicU64::new(0),
+            slow: AtomicU64::new(1),
+            dice: Mutex::new(dice),
+        }
+    }
+
+    /// It is gone, or back.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+        if down {
+            self.breaks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A call takes `factor` times as long.
+    pub fn set_slow(&self, factor: u64) {
+        self.slow.store(factor, Ordering::Relaxed);
+    }
+
+    fn roll(&self, permille: u64) -> bool {
+        self.dice.lock().expect("no panic while held").chance(permille)
+    }
+
+    fn call_ms(&self) -> u64 {
+        let ms = self.dice.lock().expect("no panic while held").below(CALL_MS_MAX + 1);
+        ms * self.slow.load(Ordering::Relaxed)
+    }
+}
+
+/// The connections of one process to its region's database.
+#[derive(Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+    condition: Arc<Condition>,
+    life: Life,
+    memory: Memory,
+    rights: MemoryRights,
+}
+
+/// How a call went that did not answer well.
+enum Trouble {
+    /// It was not carried out.
+    NotDone(&'static str),
+    /// It was, but nobody knows.
+    AnswerLost,
+}
+
+impl Trouble {
+    fn why(&self) -> String {
+        match self {
+            Self::NotDone(why) => (*why).to_owned(),
+            Self::AnswerLost => "the connection broke".to_owned(),
+        }
+    }
+}
+
+impl Database {
+    /// Connects a process in incarnation `epoch` of its region.
+    pub fn new(
+        shared: Arc<Shared>,
+        condition: Arc<Condition>,
+        life: Life,
+        memory: Memory,
+        epoch: Epoch,
+    ) -> Self {
+        let rights = MemoryRights::new(memory.clone(), epoch);
+        Self { shared, condition, life, memory, rights }
+    }
+
+    fn region(&self) -> RegionId {
+        self.memory.region()
+    }
+
+    /// The way of a call to the database. Answers how often it broke by then.
+    async fn arrive(&self) -> Result<u64, Trouble> {
+        self.life.go_on().await;
+        let before = self.condition.breaks.load(Ordering::Relaxed);
+        let time = Duration::from_millis(self.condition.call_ms());
+        self.life.pass(time.min(DEADLINE)).await;
+        if time >= DEADLINE {
+            return Err(Trouble::NotDone("no answer within the deadline"));
+        }
+        let down = self.condition.down.load(Ordering::Relaxed);
+        if down || self.condition.breaks.load(Ordering::Relaxed) != before {
+            return Err(Trouble::NotDone("there is no connection"));
+        }
+        if self.condition.roll(self.shared.now_and_then(|knobs| knobs.database_error_permille)) {
+            return Err(Trouble::NotDone("too many connections"));
+        }
+        Ok(before)
+    }
+
+    /// The way of the answer back.
+    async fn depart(&self, breaks: u64) -> Result<(), Trouble> {
+        let time = Duration::from_millis(self.condition.call_ms());
+        self.life.pass(time.min(DEADLINE)).await;
+        let lost =
+            self.condition.roll(self.shared.now_and_then(|knobs| knobs.unknown_commit_permille));
+        if lost || time >= DEADLINE || self.condition.breaks.load(Ordering::Relaxed) != breaks {
+            return Err(Trouble::AnswerLost);
+        }
+        Ok(())
+    }
+
+    async fn reads(&self) -> Result<(), StoreError> {
+        let arrived = self.arrive().await;
+        arrived.map(drop).map_err(|trouble| StoreError::Unavailable(trouble.why()))
+    }
+
+    async fn reaches(&self) -> Result<u64, ReplicationError> {
+        self.arrive().await.map_err(|trouble| ReplicationError::Unavailable(trouble.why()))
+    }
+
+    async fn answers(&self, breaks: u64) -> Result<(), StoreError> {
+        let departed = self.depart(breaks).await;
+        departed.map_err(|trouble| StoreError::Unavailable(trouble.why()))
+    }
+
+    fn note(&self, what: std::fmt::Arguments<'_>) {
+        self.shared.note(self.region().as_str(), what);
+    }
+}
+
+#[async_trait]
+impl Store for Database {
+    async fn load(&self, needs: &Needs) -> Result<View, StoreError> {
+        self.reads().await?;
+        self.memory.load(needs).await
+    }
+
+    async fn commit(&self, changes: &ChangeSet, stamp: Stamp) -> Result<Committed, CommitError> {
+        let arrived = self.arrive().await;
+        let breaks = arrived.map_err(|trouble| CommitError::Unavailable(trouble.why()))?;
+        if self.condition.roll(self.shared.now_and_then(|knobs| knobs.unknown_commit_permille)) {
+            self.note(format_args!("a commit gets lost"));
+            return Err(CommitError::Unknown("the connection broke".to_owned()));
+        }
+        let outcome = self.memory.commit(changes, stamp).await;
+        match &outcome {
+            Ok(committed) => {
+                let sequence = committed.sequence.unwrap_or(0);
+                let (orders, sagas) = (changes.orders.len(), changes.sagas.len());
+                let hash = self.shared.checks.committed(&self.memory, changes, stamp);
+                self.note(format_args!(
+                    "commits {sequence}: {orders} orders, {sagas} sagas, {} rows, {hash}",
+                    changes.stock.len()
+                ));
+            }
+            Err(error) => self.note(format_args!("does not commit: {error}")),
+        }
+        let departed = self.depart(breaks).await;
+        departed.map_err(|trouble| CommitError::Unknown(trouble.why()))?;
+        outcome
+    }
+}
+
+#[async_trait]
+impl Reader for Database {
+    async fn order(&self, id: OrderId) -> Result<Option<Arc<OrderRecord>>, StoreError> {
+        self.reads().await?;
+        self.memory.order(id).await
+    }
+
+    async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError> {
+        self.reads().await?;
+        self.memory.orders(filter).await
+    }
+
+    async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.reads().await?;
+        self.memory.events(id, after, limit).await
+    }
+
+    async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError> {
+        self.reads().await?;
+        self.memory.sagas_of(id).await
+    }
+
+    async fn saga(&self, id: SagaId) -> Result<Option<SagaRecord>, StoreError> {
+        self.reads().await?;
+        self.memory.saga(id).await
+    }
+
+    async fn sagas(
+        &self,
+        filter: SagaFilter,
+        after: Option<SagaId>,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError> {
+        self.reads().await?;
+        self.memory.sagas(filter, after, limit).await
+    }
+
+    async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError> {
+        self.reads().await?;
+        self.memory.intents(intent).await
+    }
+
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError> {
+        self.reads().await?;
+        self.memory.rights_of(sku).await
+    }
+
+    async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
+        self.reads().await?;
+        self.memory.may_sell_alone().await
+    }
+
+    async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError> {
+        self.reads().await?;
+        self.memory.product(sku).await
+    }
+
+    async fn products(&self, after: Option<&Sku>, limit: u32) -> Result<Vec<Product>, StoreError> {
+        self.reads().await?;
+        self.memory.products(after, limit).await
+    }
+
+    async fn node(&self, id: &NodeId) -> Result<Option<Node>, StoreError> {
+        self.reads().await?;
+        self.memory.node(id).await
+    }
+
+    async fn nodes(&self, after: Option<&NodeId>, limit: u32) -> Result<Vec<Node>, StoreError> {
+        self.reads().await?;
+        self.memory.nodes(after, limit).await
+    }
+
+    async fn contested(
+        &self,
+        after: Option<(OrderId, OrderId)>,
+        limit: u32,
+    ) -> Result<Vec<Contested>, StoreError> {
+        self.reads().await?;
+        self.memory.contested(after, limit).await
+    }
+
+    async fn settled(&self, own: OrderId, other: OrderId) -> Result<(), StoreError> {
+        self.reads().await?;
+        self.note(format_args!("settles {own} beside {other}"));
+        self.memory.settled(own, other).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.reads().await
+    }
+}
+
+#[async_trait]
+impl SagaQueue for Database {
+    async fn claim(
+        &self,
+        now_ms: u64,
+        due_again_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<SagaRecord>, StoreError> {
+        self.reads().await?;
+        let claimed = self.memory.claim(now_ms, due_again_ms, limit).await?;
+        if !claimed.is_empty() {
+            self.note(format_args!("takes over {} sagas", claimed.len()));
+        }
+        Ok(claimed)
+    }
+}
+
+#[async_trait]
+impl StopStore for Database {
+    async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError> {
+        self.reads().await?;
+        self.memory.set_draining(epoch, draining).await
+    }
+
+    async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError> {
+        self.reads().await?;
+        self.note(format_args!("was set back: {proof}"));
+        self.memory.set_back(epoch, proof).await
+    }
+}
+
+#[async_trait]
+impl ReplicationStore for Database {
+    async fn head(&self) -> Result<Head, ReplicationError> {
+        self.reaches().await?;
+        self.memory.head().await
+    }
+
+    async fn outbox(&self, from: Position, count: u32) -> Result<Vec<Envelope>, ReplicationError> {
+        self.reaches().await?;
+        ReplicationStore::outbox(&self.memory, from, count).await
+    }
+
+    async fn watermarks(&self) -> Result<BTreeMap<RegionId, Watermark>, ReplicationError> {
+        self.reaches().await?;
+        self.memory.watermarks().await
+    }
+
+    async fn apply(
+        &self,
+        after: Position,
+        batch: &[Envelope],
+        now_ms: u64,
+    ) -> Result<Applied, ReplicationError> {
+        let breaks = self.reaches().await?;
+        let applied = self.memory.apply(after, batch, now_ms).await;
+        if let Some(last) = batch.last() {
+            let (origin, count, to) = (last.origin, batch.len(), last.position());
+            match &applied {
+                Ok(Applied::Done) => {
+                    self.shared.checks.applied(self.region(), after, batch);
+                    self.note(format_args!("applies {count} of {origin} up to {to}"));
+                }
+                Ok(Applied::WatermarkIsAt(at)) => {
+                    self.note(format_args!("does not apply {origin} {to}: it is at {at}"));
+                }
+                Err(error) => self.note(format_args!("can't apply {origin} {to}: {error}")),
+            }
+        }
+        let departed = self.depart(breaks).await;
+        departed.map_err(|trouble| ReplicationError::Unavailable(trouble.why()))?;
+        applied
+    }
+
+    async fn find_contests(&self, now_ms: u64) -> Result<(), ReplicationError> {
+        self.reaches().await?;
+        self.memory.find_contests(now_ms).await
+    }
+
+    async fn park(
+        &self,
+        envelope: &Envelope,
+        reason: &str,
+        now_ms: u64,
+    ) -> Result<(), ReplicationError> {
+        self.reaches().await?;
+        self.shared.checks.parked(self.region(), envelope, reason);
+        self.memory.park(envelope, reason, now_ms).await
+    }
+}
+
+#[async_trait]
+impl RightsStore for Database {
+    async fn ledgers(&self, sku: &Sku) -> Result<SkuLedgers, StoreError> {
+        self.reads().await?;
+        self.rights.ledgers(sku).await
+    }
+
+    async fn rows(&self, keys: &BTreeSet<StockKey>) -> Result<Vec<KeyedRow>, StoreError> {
+        self.reads().await?;
+        self.rights.rows(keys).await
+    }
+
+    async fn merge(
+        &self,
+        rows: &[KeyedRow],
+        credits: &[Credit],
+    ) -> Result<MergeReport, StoreError> {
+        self.reads().await?;
+        let report = self.rights.merge(rows, credits).await?;
+        self.shared.checks.learned(&self.memory, &report);
+        for (key, units) in &report.credited {
+            self.note(format_args!("is given {units} {} at {}", key.sku, key.node));
+        }
+        Ok(report)
+    }
+
+    async fn give(
+        &self,
+        asker: RegionId,
+        request: &TransferRequest,
+        demand: GiverDemand,
+    ) -> Result<Given, StoreError> {
+        let arrived = self.arrive().await;
+        let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
+        let given = self.rights.give(asker, request, demand).await?;
+        self.shared.checks.learned(&self.memory, &given.learned);
+        for (node, grant) in &given.grants {
+            self.note(format_args!("gives {asker} {} {} at {node}", grant.units, request.sku));
+            let key = StockKey { sku: request.sku.clone(), node: node.clone() };
+            self.shared.checks.look_at(&key);
+        }
+        self.answers(breaks).await?;
+        Ok(given)
+    }
+
+    async fn transfer(
+        &self,
+        id: TransferId,
+        key: &StockKey,
+        to: RegionId,
+        units: u64,
+    ) -> Result<Moved, StoreError> {
+        let arrived = self.arrive().await;
+        let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
+        let moved = self.rights.transfer(id, key, to, units).await?;
+        self.note(format_args!("moves {units} {} at {} to {to}: {moved:?}", key.sku, key.node));
+        self.shared.checks.look_at(key);
+        self.answers(breaks).await?;
+        Ok(moved)
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        self.reads().await?;
+        self.rights.digest().await
+    }
+
+    async fn rows_in(
+        &self,
+        owner: RegionId,
+        bucket: u8,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<KeyedRow>, StoreError> {
+        self.reads().await?;
+        self.rights.rows_in(owner, bucket, after, limit).await
+    }
+}

@@ -1,0 +1,201 @@
+//! Outbox, inbox and watermarks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::domain::change::{Change, OrderChange, Payload};
+use crate::domain::order::{OrderRecord, fold_copy};
+use crate::ports::{Applied, ReplicationError, ReplicationStore};
+use crate::replication::{Envelope, Head, PULL_ANSWER_BYTES_MAX, Position, Watermark};
+use crate::types::{Epoch, HlcTimestamp, RegionId};
+
+use super::{Memory, Tables, stands};
+
+#[async_trait]
+impl ReplicationStore for Memory {
+    async fn head(&self) -> Result<Head, ReplicationError> {
+        let tables = self.tables();
+        let written = tables.outbox.get(&tables.head).map(|envelope| envelope.hlc);
+        let hlc = written.unwrap_or_else(|| HlcTimestamp::origin(self.own));
+        Ok(Head { position: tables.head, hlc })
+    }
+
+    async fn outbox(&self, from: Position, count: u32) -> Result<Vec<Envelope>, ReplicationError> {
+        let tables = self.tables();
+        let end = Position { epoch: Epoch(from.epoch.0.saturating_add(1)), sequence: 0 };
+        let mut bytes = 0;
+        let mut run: Vec<Envelope> = Vec::new();
+        for envelope in tables.outbox.range(from..end).map(|(_, envelope)| envelope) {
+            bytes += envelope.payload.len() + 128;
+            let is_full = run.len() == usize::try_from(count).unwrap_or(usize::MAX);
+            if is_full || (!run.is_empty() && bytes > PULL_ANSWER_BYTES_MAX) {
+                break;
+            }
+            run.push(envelope.clone());
+        }
+        if let Some(first) = run.first_mut().filter(|first| first.sequence == 1) {
+            let begin = first.position();
+            first.follows = tables.outbox.range(..begin).next_back().map(|(at, _)| *at);
+        }
+        Ok(run)
+    }
+
+    async fn watermarks(&self) -> Result<BTreeMap<RegionId, Watermark>, ReplicationError> {
+        Ok(self.tables().watermarks.clone())
+    }
+
+    async fn apply(
+        &self,
+        after: Position,
+        batch: &[Envelope],
+        _now_ms: u64,
+    ) -> Result<Applied, ReplicationError> {
+        let Some(last) = batch.last() else { return Ok(Applied::Done) };
+        let payloads = batch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let mut tables = self.tables();
+        let stands_at = tables.watermarks.get(&last.origin).copied();
+        let position = stands_at.map_or(Position::START, |stands_at| stands_at.position);
+        if position != after {
+            return Ok(Applied::WatermarkIsAt(position));
+        }
+        let copies = tables.fold(last.origin, batch, &payloads)?;
+        tables.keep_copies(self.own, copies, payloads);
+        for envelope in batch {
+            let at = (envelope.origin, envelope.position());
+            tables.inbox.insert(at, envelope.event_hash());
+            tables.parked.remove(&at);
+        }
+        let hlc = stands_at.map_or(last.hlc, |before| before.hlc.max(last.hlc));
+        tables.watermarks.insert(last.origin, Watermark { position: last.position(), hlc });
+        Ok(Applied::Done)
+    }
+
+    /// Looks at everything each time; commits can't be under way unseen here.
+    async fn find_contests(&self, _now_ms: u64) -> Result<(), ReplicationError> {
+        self.look_for_contests();
+        Ok(())
+    }
+
+    async fn park(
+        &self,
+        envelope: &Envelope,
+        reason: &str,
+        _now_ms: u64,
+    ) -> Result<(), ReplicationError> {
+        let at = (envelope.origin, envelope.position());
+        self.tables().parked.entry(at).or_insert_with(|| reason.to_owned());
+        Ok(())
+    }
+}
+
+fn read(envelope: &Envelope) -> Result<Payload, ReplicationError> {
+    serde_json::from_slice(&envelope.payload).map_err(|error| ReplicationError::CantApply {
+        origin: envelope.origin,
+        position: envelope.position(),
+        reason: format!("its payload can't be read by this version: {error}"),
+    })
+}
+
+type Copies = BTreeMap<crate::types::OrderId, OrderRecord>;
+
+impl Tables {
+    /// The copies as they are after a batch; nothing is stored yet.
+    fn fold(
+        &self,
+        origin: RegionId,
+        batch: &[Envelope],
+        payloads: &[Payload],
+    ) -> Result<Copies, ReplicationError> {
+        let mut copies = Copies::new();
+        for (envelope, payload) in batch.iter().zip(payloads) {
+            let orders = payload.changes.iter().filter_map(|change| match change {
+                Change::Order(change) => Some(change),
+                Change::Product(_) | Change::Node(_) => None,
+            });
+            for change in orders {
+                let position = envelope.position();
+                let cant = |reason: String| {
+                    let reason = format!("order {}: {reason}", change.order_id);
+                    ReplicationError::CantApply { origin, position, reason }
+                };
+                self.fold_one(origin, change, &mut copies).map_err(cant)?;
+            }
+        }
+        self.references_stay_single(&copies)?;
+        Ok(copies)
+    }
+
+    fn fold_one(
+        &self,
+        origin: RegionId,
+        change: &OrderChange,
+        copies: &mut Copies,
+    ) -> Result<(), String> {
+        let continues = change.events.first().is_some_and(|event| event.seq > 1);
+        let stored = self.orders.get(&change.order_id).filter(|_| continues);
+        let before =
+            copies.remove(&change.order_id).or_else(|| stored.map(|it| it.as_ref().clone()));
+        let record = fold_copy(before, change.order_id, &change.events)
+            .map_err(|error| error.to_string())?
+            .ok_or("no events")?;
+        let home = record.order.home_region;
+        if home != origin {
+            return Err(format!("its home is {home}, {origin} may not write it (I-13)"));
+        }
+        copies.insert(change.order_id, record);
+        Ok(())
+    }
+
+    /// What the unique index of a database refuses.
+    fn references_stay_single(&self, copies: &Copies) -> Result<(), ReplicationError> {
+        let mut claimed = std::collections::BTreeSet::new();
+        for copy in copies.values().filter(|copy| stands(copy)) {
+            let order = &copy.order;
+            let Some(name) = order.channel_order_ref.clone() else { continue };
+            let reference = (order.channel.clone(), name);
+            let other = self.standing(&reference).any(|other| {
+                other.order.home_region == order.home_region
+                    && other.order.id != order.id
+                    && copies.get(&other.order.id).is_none_or(stands)
+            });
+            if other || !claimed.insert((reference, order.home_region)) {
+                let reason = format!("two orders stand under the reference of {}", order.id);
+                return Err(ReplicationError::Corrupt(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_copies(&mut self, own: RegionId, copies: Copies, payloads: Vec<Payload>) {
+        let references: Vec<(String, String)> = copies
+            .values()
+            .filter_map(|copy| {
+                Some((copy.order.channel.clone(), copy.order.channel_order_ref.clone()?))
+            })
+            .collect();
+        for copy in copies.into_values() {
+            self.keep_order(Arc::new(copy));
+        }
+        let mut intents = Vec::new();
+        for change in payloads.into_iter().flat_map(|payload| payload.changes) {
+            match change {
+                Change::Order(change) => {
+                    self.events.entry(change.order_id).or_default().extend(change.events);
+                    if let Some(intent) = change.intent {
+                        intents.push(intent.intent.clone());
+                        self.keep_intent(intent);
+                    }
+                }
+                Change::Product(product) => {
+                    self.keep_catalogue(std::iter::once(&product), std::iter::empty());
+                }
+                Change::Node(node) => {
+                    self.keep_catalogue(std::iter::empty(), std::iter::once(&node));
+                }
+            }
+        }
+        self.find_contests(own, intents.iter(), references.iter());
+    }
+}

@@ -1,0 +1,379 @@
+//! The escrow ledger: one row per key and owner.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::inventory::StockDeltas;
+use crate::escrow::{
+    Digest, GiverDemand, KeyedRow, Ledger, MergeError, NamedGrant, Row, SkuRows, TransferRequest,
+    bucket_of, decide_grant, spread,
+};
+use crate::ports::store::{KnownRow, Spendable};
+use crate::ports::{Credit, Given, MergeReport, Moved, RightsStore, SkuLedgers, StoreError};
+use crate::types::{Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
+
+use super::{Memory, Tables};
+
+/// Rows of all owners, ceilings of the own ones, and movements by name.
+#[derive(Debug, Clone, Default)]
+pub struct RightsTables {
+    rows: BTreeMap<StockKey, BTreeMap<RegionId, Row>>,
+    active: BTreeMap<StockKey, u64>,
+    transfers: BTreeMap<TransferId, Movement>,
+}
+
+/// One movement, as it stands in the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Movement {
+    key: StockKey,
+    from: RegionId,
+    to: RegionId,
+    units: u64,
+}
+
+/// What may still be sold of a row under its ceiling.
+pub(super) fn spendable(row: &Row, active: u64) -> u64 {
+    active.saturating_sub(row.outflow())
+}
+
+impl RightsTables {
+    /// Every row known of every key.
+    pub fn rows(&self) -> &BTreeMap<StockKey, BTreeMap<RegionId, Row>> {
+        &self.rows
+    }
+
+    /// The row that `own` writes, and its ceiling.
+    pub fn own_row(&self, own: RegionId, key: &StockKey) -> Option<(&Row, u64)> {
+        let row = self.rows.get(key)?.get(&own)?;
+        Some((row, self.active.get(key).copied().unwrap_or(0)))
+    }
+
+    pub(super) fn own_rows_of(
+        &self,
+        own: RegionId,
+        sku: &Sku,
+    ) -> impl Iterator<Item = (&StockKey, &Row, u64)> {
+        self.of_sku(sku).filter_map(move |(key, rows)| {
+            let active = self.active.get(key).copied().unwrap_or(0);
+            Some((key, rows.get(&own)?, active))
+        })
+    }
+
+    fn of_sku(&self, sku: &Sku) -> impl Iterator<Item = (&StockKey, &BTreeMap<RegionId, Row>)> {
+        self.rows.iter().filter(move |(key, _)| key.sku == *sku)
+    }
+
+    /// Would every change leave its row within its ceiling?
+    pub(super) fn admits(&self, own: RegionId, changes: &StockDeltas) -> bool {
+        changes.iter().all(|(key, delta)| {
+            let known = self.own_row(own, key);
+            let fresh = Row::new(Epoch::FIRST);
+            let (row, active) = match known {
+                Some(known) => known,
+                None if delta.received > 0 => (&fresh, 0),
+                None => return false,
+            };
+            let outflow = row.outflow() + delta.spent + delta.withdrawn;
+            outflow <= active + delta.received + delta.released
+                && row.released + delta.released <= row.spent + delta.spent
+                && delta.counted_from.is_none_or(|counted| counted + row.withdrawn == row.received)
+        })
+    }
+
+    pub(super) fn change(&mut self, own: RegionId, epoch: Epoch, changes: &StockDeltas) {
+        for (key, delta) in changes {
+            let rows = self.rows.entry(key.clone()).or_default();
+            let row = rows.entry(own).or_insert_with(|| Row::new(epoch));
+            row.received += delta.received;
+            row.spent += delta.spent;
+            row.released += delta.released;
+            row.withdrawn += delta.withdrawn;
+            row.version += 1;
+            *self.active.entry(key.clone()).or_default() += delta.received;
+        }
+    }
+
+    pub(super) fn known_rows(&self, own: RegionId, sku: &Sku) -> Vec<KnownRow> {
+        let known = |(key, rows): (&StockKey, &BTreeMap<RegionId, Row>)| {
+            let active = |owner: RegionId| {
+                if owner == own { self.active.get(key).copied().unwrap_or(0) } else { 0 }
+            };
+            let row = |(&owner, row): (&RegionId, &Row)| KnownRow {
+                key: key.clone(),
+                owner,
+                row: row.clone(),
+                active: active(owner),
+            };
+            rows.iter().map(row).collect::<Vec<_>>()
+        };
+        self.of_sku(sku).flat_map(known).collect()
+    }
+
+    pub(super) fn may_sell_alone(&self, own: RegionId) -> BTreeMap<RegionId, Spendable> {
+        let mut sums: BTreeMap<RegionId, Spendable> = BTreeMap::new();
+        for (key, rows) in &self.rows {
+            let active = self.active.get(key).copied().unwrap_or(0);
+            let ledger = Ledger::from_rows(own, Epoch::FIRST, rows.clone(), active);
+            let granted = rows.values().flat_map(|row| row.granted.keys());
+            for region in rows.keys().chain(granted).copied().collect::<BTreeSet<_>>() {
+                let units = if region == own { ledger.spendable() } else { ledger.rights(region) };
+                if units > 0 {
+                    let sum = sums.entry(region).or_default();
+                    sum.units += units;
+                    sum.keys += 1;
+                }
+            }
+        }
+        sums
+    }
+
+    fn ledger(&self, own: RegionId, epoch: Epoch, key: &StockKey) -> Ledger {
+        let rows = self.rows.get(key).cloned().unwrap_or_default();
+        Ledger::from_rows(own, epoch, rows, self.active.get(key).copied().unwrap_or(0))
+    }
+
+    fn keep(&mut self, key: &StockKey, ledger: &Ledger) {
+        self.rows.insert(key.clone(), ledger.rows().clone());
+        self.active.insert(key.clone(), ledger.active());
+    }
+
+    fn merge(&mut self, own: RegionId, epoch: Epoch, rows: &[KeyedRow]) -> MergeReport {
+        let mut report = MergeReport::default();
+        for keyed in rows {
+            let KeyedRow { key, owner, row } = keyed;
+            let mut ledger = self.ledger(own, epoch, key);
+            match ledger.merge(*owner, row.clone()) {
+                Ok(merged) => {
+                    if merged.inflow_grew > 0 {
+                        *report.credited.entry(key.clone()).or_default() += merged.inflow_grew;
+                    }
+                    if merged.changed {
+                        report.changed.push(keyed.clone());
+                        self.keep(key, &ledger);
+                    }
+                }
+                Err(error) => report.refused.push((key.clone(), error)),
+            }
+        }
+        report
+    }
+
+    fn record(&mut self, name: TransferId, movement: Movement) {
+        self.transfers.entry(name).or_insert(movement);
+    }
+
+    fn granted_before(&self, request: &TransferRequest) -> BTreeMap<NodeId, NamedGrant> {
+        let nodes = self.of_sku(&request.sku).map(|(key, _)| &key.node);
+        let names = nodes.map(|node| derived(request.request, node));
+        let names: BTreeSet<TransferId> = names.chain([request.request]).collect();
+        let found = names.into_iter().filter_map(|transfer| {
+            let movement = self.transfers.get(&transfer)?;
+            Some((movement.key.node.clone(), NamedGrant { transfer, units: movement.units }))
+        });
+        found.collect()
+    }
+}
+
+/// The name of a further movement of one request: the same whenever it is computed.
+fn derived(request: TransferId, node: &NodeId) -> TransferId {
+    let hash = Sha256::new_with_prefix(request.0.as_bytes()).chain_update(node.as_str()).finalize();
+    let bytes = hash[..16].try_into().expect("a hash has 32 bytes");
+    TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// The rights rows of one database, as the region's incarnation `epoch` sees them.
+#[derive(Debug, Clone)]
+pub struct MemoryRights {
+    database: Memory,
+    epoch: Epoch,
+}
+
+impl MemoryRights {
+    /// The rights rows in `database`.
+    pub fn new(database: Memory, epoch: Epoch) -> Self {
+        Self { database, epoch }
+    }
+
+    fn own(&self) -> RegionId {
+        self.database.own
+    }
+
+    fn grantable(&self, tables: &Tables, request: &TransferRequest) -> BTreeMap<NodeId, u64> {
+        let off = |node: &NodeId| tables.nodes.get(node).is_some_and(|node| !node.active);
+        let wanted = |key: &StockKey| request.node.as_ref().is_none_or(|node| *node == key.node);
+        let rows = tables.rights.own_rows_of(self.own(), &request.sku);
+        rows.filter(|(key, ..)| wanted(key) && !off(&key.node))
+            .map(|(key, row, active)| (key.node.clone(), spendable(row, active)))
+            .filter(|(_, units)| *units > 0)
+            .collect()
+    }
+
+    /// Grants shares of a request, each as a movement with a name.
+    fn grant(
+        &self,
+        tables: &mut Tables,
+        to: RegionId,
+        (request, sku): (TransferId, &Sku),
+        shares: &BTreeMap<NodeId, u64>,
+    ) -> BTreeMap<NodeId, NamedGrant> {
+        let mut grants = BTreeMap::new();
+        for (node, share) in shares {
+            let key = StockKey { sku: sku.clone(), node: node.clone() };
+            let mut ledger = tables.rights.ledger(self.own(), self.epoch, &key);
+            let units = ledger.grant(to, *share).expect("decided on this very row");
+            let is_first = grants.is_empty();
+            let transfer = if is_first { request } else { derived(request, node) };
+            tables.rights.keep(&key, &ledger);
+            tables.rights.record(transfer, Movement { key, from: self.own(), to, units });
+            grants.insert(node.clone(), NamedGrant { transfer, units });
+        }
+        grants
+    }
+}
+
+#[async_trait]
+impl RightsStore for MemoryRights {
+    async fn ledgers(&self, sku: &Sku) -> Result<SkuLedgers, StoreError> {
+        let tables = self.database.tables();
+        let sells = |node: &NodeId| tables.nodes.get(node).is_some_and(|node| node.active);
+        let keys = tables.rights.of_sku(sku).map(|(key, _)| key);
+        let ledger =
+            |key: &StockKey| (key.node.clone(), tables.rights.ledger(self.own(), self.epoch, key));
+        Ok(keys.filter(|key| sells(&key.node)).map(ledger).collect())
+    }
+
+    async fn rows(&self, keys: &BTreeSet<StockKey>) -> Result<Vec<KeyedRow>, StoreError> {
+        let tables = self.database.tables();
+        let of_key = |key: &StockKey| {
+            let rows = tables.rights.rows.get(key).into_iter().flatten();
+            let written = rows.filter(|(_, row)| row.version > 0);
+            let keyed = written.map(|(owner, row)| KeyedRow {
+                key: key.clone(),
+                owner: *owner,
+                row: row.clone(),
+            });
+            keyed.collect::<Vec<_>>()
+        };
+        Ok(keys.iter().flat_map(of_key).collect())
+    }
+
+    async fn merge(
+        &self,
+        rows: &[KeyedRow],
+        credits: &[Credit],
+    ) -> Result<MergeReport, StoreError> {
+        let mut tables = self.database.tables();
+        let report = tables.rights.merge(self.own(), self.epoch, rows);
+        for credit in credits {
+            let Credit { transfer, key, from, units } = credit.clone();
+            tables.rights.record(transfer, Movement { key, from, to: self.own(), units });
+        }
+        Ok(report)
+    }
+
+    async fn give(
+        &self,
+        asker: RegionId,
+        request: &TransferRequest,
+        demand: GiverDemand,
+    ) -> Result<Given, StoreError> {
+        let mut tables = self.database.tables();
+        let told = keyed(request);
+        let learned = {
+            // What was forgotten may be sold already: nothing is given, and nothing learned.
+            let mut trial = tables.rights.clone();
+            let learned = trial.merge(self.own(), self.epoch, &told);
+            let forgot = |error: &MergeError| matches!(error, MergeError::Amnesia { .. });
+            if learned.refused.iter().any(|(_, error)| forgot(error)) {
+                let rows = rows_of(&trial, &request.sku);
+                return Ok(Given { rows, learned, ..Given::default() });
+            }
+            tables.rights = trial;
+            learned
+        };
+        let before = tables.rights.granted_before(request);
+        if !before.is_empty() {
+            let rows = rows_of(&tables.rights, &request.sku);
+            return Ok(Given { grants: before, busy: false, rows, learned });
+        }
+        let held = self.grantable(&tables, request);
+        let spendable = held.values().sum();
+        let grant = decide_grant(self.own(), spendable, asker, request.need, request.want, demand);
+        let shares = spread(grant.units, &held);
+        let name = (request.request, &request.sku);
+        let grants = self.grant(&mut tables, asker, name, &shares);
+        let rows = rows_of(&tables.rights, &request.sku);
+        Ok(Given { grants, busy: grant.busy, rows, learned })
+    }
+
+    async fn transfer(
+        &self,
+        id: TransferId,
+        key: &StockKey,
+        to: RegionId,
+        units: u64,
+    ) -> Result<Moved, StoreError> {
+        let mut tables = self.database.tables();
+        let wanted = Movement { key: key.clone(), from: self.own(), to, units };
+        if let Some(known) = tables.rights.transfers.get(&id) {
+            let same = *known == wanted;
+            return Ok(if same { Moved::Replayed } else { Moved::OtherTransfer });
+        }
+        let spendable = tables.rights.ledger(self.own(), self.epoch, key).spendable();
+        if units > spendable {
+            return Ok(Moved::Insufficient { spendable });
+        }
+        let shares = BTreeMap::from([(key.node.clone(), units)]);
+        self.grant(&mut tables, to, (id, &key.sku), &shares);
+        Ok(Moved::Done)
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        let mut digest = Digest::default();
+        for (key, rows) in &self.database.tables().rights.rows {
+            for (owner, row) in rows {
+                digest.add(key, *owner, row);
+            }
+        }
+        Ok(digest)
+    }
+
+    async fn rows_in(
+        &self,
+        owner: RegionId,
+        bucket: u8,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<KeyedRow>, StoreError> {
+        let tables = self.database.tables();
+        let later = |key: &StockKey| after.is_none_or(|after| key > after);
+        let rows = tables.rights.rows.iter().filter_map(|(key, rows)| {
+            let row = rows.get(&owner).filter(|row| row.version > 0)?;
+            (later(key) && bucket_of(key) == bucket).then(|| KeyedRow {
+                key: key.clone(),
+                owner,
+                row: row.clone(),
+            })
+        });
+        Ok(rows.take(limit).collect())
+    }
+}
+
+fn keyed(request: &TransferRequest) -> Vec<KeyedRow> {
+    let of_node = |(node, rows): (&NodeId, &BTreeMap<RegionId, Row>)| {
+        let key = StockKey { sku: request.sku.clone(), node: node.clone() };
+        let keyed = |(&owner, row): (&RegionId, &Row)| KeyedRow {
+            key: key.clone(),
+            owner,
+            row: row.clone(),
+        };
+        rows.iter().map(keyed).collect::<Vec<_>>()
+    };
+    request.rows.iter().flat_map(of_node).collect()
+}
+
+fn rows_of(rights: &RightsTables, sku: &Sku) -> SkuRows {
+    rights.of_sku(sku).map(|(key, rows)| (key.node.clone(), rows.clone())).collect()
+}

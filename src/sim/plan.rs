@@ -1,0 +1,390 @@
+//! What happens in one run: the shoppers' orders, the faults, and how bad the network is. Everything is
+//! drawn from the seed before the run begins, so that a failing run can be made smaller by leaving
+//! entries out, and written to a file.
+
+use serde::{Deserialize, Serialize};
+
+use super::dice::Dice;
+
+/// How large a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Regions, of [`REGIONS`].
+    pub regions: usize,
+    /// Orders.
+    pub orders: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { regions: REGIONS.len(), orders: 200 }
+    }
+}
+
+/// The regions of every world, numbered from 1.
+pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What everything else that is random in the run is drawn from.
+    pub seed: u64,
+    /// The first so many of [`REGIONS`].
+    pub regions: usize,
+    /// How long faults go on; then everything is healed.
+    pub storm_ms: u64,
+    /// How bad things are.
+    pub knobs: Knobs,
+    /// What is on the shelves at the beginning: by SKU, at the nodes of the regions.
+    pub stock: Vec<Vec<u64>>,
+    /// In order of time.
+    pub entries: Vec<Entry>,
+}
+
+/// Faults that may strike at any time, so often in a thousand times.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knobs {
+    /// Messages between regions that are lost.
+    pub drop_permille: u64,
+    /// Messages between regions that arrive twice.
+    pub double_permille: u64,
+    /// Messages between regions that are overtaken.
+    pub reorder_permille: u64,
+    /// By as much at most.
+    pub reorder_ms_max: u64,
+    /// Commits whose answer gets lost, done or not.
+    pub unknown_commit_permille: u64,
+    /// Calls to the database that fail.
+    pub database_error_permille: u64,
+    /// Calls to the payment provider whose answer gets lost.
+    pub provider_silent_permille: u64,
+    /// Calls to the payment provider that are answered with an error, carried out or not.
+    pub provider_error_permille: u64,
+    /// Look-ups that the provider answers from before its last change.
+    pub provider_stale_permille: u64,
+    /// Webhooks that never come.
+    pub webhook_lost_permille: u64,
+}
+
+/// Something that happens at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, in virtual milliseconds.
+    pub at_ms: u64,
+    /// What.
+    pub action: Action,
+}
+
+/// What may happen. Regions are told by their place in [`REGIONS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A shopper orders.
+    Order(Shopping),
+    /// Units arrive at a region's node, or are found missing there.
+    Adjust {
+        /// Which region's node.
+        region: usize,
+        /// Which SKU.
+        sku: usize,
+        /// By how many.
+        by: i64,
+    },
+    /// An operator moves rights.
+    Transfer {
+        /// Who gives.
+        from: usize,
+        /// Who gets.
+        to: usize,
+        /// Of which SKU.
+        sku: usize,
+        /// Lying at which region's node.
+        node: usize,
+        /// How many.
+        units: u64,
+    },
+    /// A region's server is killed and comes back.
+    Crash {
+        /// Which.
+        region: usize,
+        /// How long it is away.
+        down_ms: u64,
+    },
+    /// A region's database is gone, and comes back with everything it had acknowledged.
+    DatabaseDown {
+        /// Whose.
+        region: usize,
+        /// How long.
+        down_ms: u64,
+    },
+    /// A region's database takes its time.
+    DatabaseSlow {
+        /// Whose.
+        region: usize,
+        /// A call takes so many times as long.
+        factor: u64,
+        /// How long.
+        lasts_ms: u64,
+    },
+    /// A region's broker forgets the last messages it had confirmed.
+    BrokerForgets {
+        /// Whose.
+        region: usize,
+        /// How many; all when there are fewer.
+        messages: usize,
+    },
+    /// Nothing goes from one region to another.
+    Cut {
+        /// From where.
+        from: usize,
+        /// To where.
+        to: usize,
+        /// The other way neither.
+        both: bool,
+        /// How long.
+        lasts_ms: u64,
+    },
+    /// A link is slow.
+    Slow {
+        /// From where.
+        from: usize,
+        /// To where.
+        to: usize,
+        /// A message takes so many times as long.
+        factor: u64,
+        /// How long.
+        lasts_ms: u64,
+    },
+    /// A region's wall clock jumps.
+    ClockJumps {
+        /// Whose.
+        region: usize,
+        /// By how much.
+        by_ms: i64,
+    },
+    /// The payment provider is gone.
+    ProviderDown {
+        /// How long.
+        lasts_ms: u64,
+    },
+    /// An operator drains a region, and resumes it.
+    Drain {
+        /// Which.
+        region: usize,
+        /// How long.
+        lasts_ms: u64,
+    },
+}
+
+/// A shopper's way to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shopping {
+    /// Names the intent, together with the customer.
+    pub key: u64,
+    /// Who.
+    pub customer: u64,
+    /// SKU and quantity of each line.
+    pub lines: Vec<(usize, u32)>,
+    /// What the payment form gave: one for all, or a second one for what the first leaves.
+    pub tokens: Vec<String>,
+    /// The channel's own name of the order.
+    pub reference: Option<u64>,
+    /// Where it is tried, one after the other, until there is an answer; and after how many
+    /// milliseconds the shopper hangs up. The first region is the shopper's own.
+    pub tries: Vec<(usize, u64)>,
+}
+
+/// The tokens that shoppers pay with. Those that work come more often, or nothing would ever be sold.
+const TOKENS: &[&str] = &[
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_ok",
+    "tok_declined",
+    "tok_insufficient_funds",
+    "tok_fraud",
+    "tok_slow_400",
+    "tok_slow_4000",
+    "tok_flaky_1",
+    "tok_flaky_3",
+    "tok_async",
+    "tok_timeout_charged",
+    "tok_nonsense",
+];
+
+impl Plan {
+    /// Draws a run.
+    pub fn draw(seed: u64, size: Size) -> Self {
+        let mut dice = Dice::of(seed, "plan");
+        let regions = size.regions.clamp(1, REGIONS.len());
+        let storm_ms = dice.between(6_000, 12_000);
+        let knobs = Knobs::draw(&mut dice);
+        let skus = dice.between(3, 6);
+        let stock = (0..skus).map(|_| shelf(&mut dice, regions)).collect::<Vec<_>>();
+        let mut draw = Draw { regions, skus: stock.len(), storm_ms };
+        let mut entries = Vec::new();
+        for key in 0..u64::try_from(size.orders).unwrap_or(0) {
+            draw.order(&mut dice, key, &mut entries);
+        }
+        for _ in 0..dice.pick(&[0, 1, 2, 3, 5, 8]) {
+            entries.push(draw.fault(&mut dice));
+        }
+        entries.sort_by_key(|entry| entry.at_ms);
+        Self { seed, regions, storm_ms, knobs, stock, entries }
+    }
+}
+
+impl Plan {
+    /// A plan that was read from a file must only name what there is.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=REGIONS.len()).contains(&self.regions) {
+            return Err(format!("`regions` must be 1 to {}", REGIONS.len()));
+        }
+        if !self.entries.is_sorted_by_key(|entry| entry.at_ms) {
+            return Err("`entries` must be in order of time".to_owned());
+        }
+        let is_known = |entry: &Entry| {
+            let (regions, skus) = entry.action.names();
+            regions.iter().all(|index| *index < self.regions)
+                && skus.iter().all(|index| *index < self.stock.len())
+        };
+        match self.entries.iter().find(|entry| !is_known(entry)) {
+            None => Ok(()),
+            Some(entry) => Err(format!("an unknown region or SKU: {entry:?}")),
+        }
+    }
+}
+
+impl Action {
+    /// The regions and SKUs that it names.
+    fn names(&self) -> (Vec<usize>, Vec<usize>) {
+        match self {
+            Self::Order(shopping) => (
+                shopping.tries.iter().map(|(region, _)| *region).collect(),
+                shopping.lines.iter().map(|(sku, _)| *sku).collect(),
+            ),
+            Self::Adjust { region, sku, .. } => (vec![*region], vec![*sku]),
+            Self::Transfer { from, to, sku, node, .. } => (vec![*from, *to, *node], vec![*sku]),
+            Self::Crash { region, .. }
+            | Self::DatabaseDown { region, .. }
+            | Self::DatabaseSlow { region, .. }
+            | Self::BrokerForgets { region, .. }
+            | Self::ClockJumps { region, .. }
+            | Self::Drain { region, .. } => (vec![*region], Vec::new()),
+            Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => {
+                (vec![*from, *to], Vec::new())
+            }
+            Self::ProviderDown { .. } => (Vec::new(), Vec::new()),
+        }
+    }
+}
+
+impl Knobs {
+    fn draw(dice: &mut Dice) -> Self {
+        // A third of all runs has an honest network, database or provider each.
+        Self {
+            drop_permille: dice.pick(&[0, 3, 30]),
+            double_permille: dice.pick(&[0, 5, 50]),
+            reorder_permille: dice.pick(&[0, 10, 100]),
+            reorder_ms_max: dice.pick(&[50, 400, 2_000]),
+            unknown_commit_permille: dice.pick(&[0, 0, 4, 20]),
+            database_error_permille: dice.pick(&[0, 0, 2, 10]),
+            provider_silent_permille: dice.pick(&[0, 0, 10]),
+            provider_error_permille: dice.pick(&[0, 10, 60]),
+            provider_stale_permille: dice.pick(&[0, 0, 100]),
+            webhook_lost_permille: dice.pick(&[0, 300, 1_000]),
+        }
+    }
+}
+
+/// Much, little, or the famous last units.
+fn shelf(dice: &mut Dice, regions: usize) -> Vec<u64> {
+    let most = dice.pick(&[3, 12, 60, 200, 400]);
+    (0..regions).map(|_| dice.below(most + 1)).collect()
+}
+
+struct Draw {
+    regions: usize,
+    skus: usize,
+    storm_ms: u64,
+}
+
+impl Draw {
+    fn order(&mut self, dice: &mut Dice, key: u64, entries: &mut Vec<Entry>) {
+        let at_ms = dice.below(self.storm_ms);
+        let count = dice.pick(&[1, 1, 1, 2, 3]);
+        let line = |_| (dice.index(self.skus), dice.pick(&[1, 1, 1, 2, 5]));
+        let lines = (0..count).map(line).collect();
+        // One that never answers holds its saga for most of a minute: seldom, and early.
+        let mut tokens = vec![if dice.chance(6) && at_ms < self.storm_ms / 2 {
+            "tok_timeout_lost"
+        } else {
+            dice.pick(TOKENS)
+        }];
+        if dice.chance(100) {
+            tokens.push(dice.pick(TOKENS));
+        }
+        let own = dice.index(self.regions);
+        let mut tries = vec![(own, dice.pick(&[300, 2_500, 6_000]))];
+        for _ in 0..dice.pick(&[1, 2, 4]) {
+            tries.push((dice.index(self.regions), dice.pick(&[300, 2_500, 6_000])));
+        }
+        let shopping = Shopping {
+            key,
+            customer: dice.below(50),
+            lines,
+            tokens: tokens.into_iter().map(str::to_owned).collect(),
+            reference: dice.chance(100).then(|| dice.below(10)),
+            tries,
+        };
+        if dice.chance(40) {
+            // The same request twice, as from two tabs.
+            let tries = vec![(dice.index(self.regions), 6_000)];
+            let again = Shopping { tries, ..shopping.clone() };
+            let at_ms = at_ms + dice.pick(&[0, 1, 30, 500]);
+            entries.push(Entry { at_ms, action: Action::Order(again) });
+        }
+        entries.push(Entry { at_ms, action: Action::Order(shopping) });
+    }
+
+    fn two(&self, dice: &mut Dice) -> (usize, usize) {
+        let from = dice.index(self.regions);
+        let step = 1 + dice.index((self.regions - 1).max(1));
+        (from, (from + step) % self.regions)
+    }
+
+    fn fault(&mut self, dice: &mut Dice) -> Entry {
+        let region = dice.index(self.regions);
+        let (from, to) = self.two(dice);
+        let lasts_ms = dice.pick(&[200, 1_000, 3_000, 8_000]);
+        let sku = dice.index(self.skus);
+        let action = match dice.below(12) {
+            0 | 1 => Action::Crash { region, down_ms: lasts_ms },
+            2 => Action::DatabaseDown { region, down_ms: lasts_ms },
+            3 => Action::DatabaseSlow { region, factor: dice.pick(&[5, 40, 400]), lasts_ms },
+            4 => Action::BrokerForgets { region, messages: dice.pick(&[1, 5, 1_000]) },
+            5 | 6 => Action::Cut { from, to, both: dice.chance(600), lasts_ms },
+            7 => Action::Slow { from, to, factor: dice.pick(&[2, 5, 20]), lasts_ms },
+            8 => {
+                let by_ms: u64 = dice.pick(&[40, 400, 3_000, 20_000]);
+                let by_ms = i64::try_from(by_ms).unwrap_or(0);
+                Action::ClockJumps { region, by_ms: if dice.chance(500) { by_ms } else { -by_ms } }
+            }
+            9 => Action::ProviderDown { lasts_ms },
+            10 => {
+                let by = i64::try_from(dice.between(1, 30)).unwrap_or(0);
+                Action::Adjust { region, sku, by: if dice.chance(500) { by } else { -by } }
+            }
+            _ if dice.chance(500) => Action::Drain { region, lasts_ms },
+            _ => {
+                let (node, units) = (dice.index(self.regions), dice.between(1, 20));
+                Action::Transfer { from, to, sku, node, units }
+            }
+        };
+        Entry { at_ms: dice.below(self.storm_ms), action }
+    }
+}

@@ -1,0 +1,157 @@
+//! One run: the plan is played, everything is healed, and comes to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::runtime::spawn_named;
+use crate::types::InvariantId;
+
+use super::checks::{Violation, are_equal, catch_panics, is_idle};
+use super::memory::Memory;
+use super::plan::{Action, Plan};
+use super::shopper;
+use super::world::World;
+
+/// Between looks at whether everything has come to rest.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between the shoppers who ask once more.
+const BETWEEN_SHOPPERS: Duration = Duration::from_millis(5);
+/// I-16: a saga ends within so long, or is on the stuck list; here nothing is broken any more, so it ends.
+const SAGAS_END_MS: u64 = 300_000;
+/// I-20: so long after the last change regions are equal.
+const EQUAL_MS: u64 = 30_000;
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The first rule that was broken.
+    pub violation: Option<Violation>,
+    /// Lines of the trace.
+    pub lines: u64,
+    /// Their hash: equal for equal runs.
+    pub hash: String,
+    /// The lines, if they were asked for.
+    pub trace: Vec<String>,
+    /// How much virtual time it took.
+    pub virtual_ms: u64,
+    /// What shoppers were told, and how often.
+    pub tally: BTreeMap<String, u64>,
+}
+
+/// Plays a plan in this thread, which must not belong to an async runtime.
+pub fn run(plan: &Plan, keep_trace: bool) -> Outcome {
+    catch_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing of the machine");
+    runtime.block_on(play(plan, keep_trace))
+}
+
+async fn play(plan: &Plan, keep_trace: bool) -> Outcome {
+    let world = World::begin(plan, keep_trace).await;
+    let shoppers = storm(&world, plan).await;
+    if world.shared.checks.violation().is_none() {
+        world.heal().await;
+        settle(&world, &shoppers).await;
+        let again = ask_again(&world, plan).await;
+        settle(&world, &again).await;
+    }
+    if world.shared.checks.violation().is_none() {
+        world.shared.checks.at_rest(&world.provider.books());
+    }
+    world.end();
+    let violation = world.shared.checks.violation();
+    if let Some(violation) = &violation {
+        world.shared.note("world", format_args!("{violation}"));
+    }
+    let (lines, hash, trace) = world.shared.trace.finish();
+    let (virtual_ms, tally) = (world.shared.time.now_ms(), world.shared.checks.tally());
+    Outcome { violation, lines, hash, trace, virtual_ms, tally }
+}
+
+/// Everything that the plan says. Answers the shoppers, who may still be at it.
+async fn storm(world: &Arc<World>, plan: &Plan) -> Vec<JoinHandle<()>> {
+    let mut shoppers = Vec::new();
+    for entry in &plan.entries {
+        wait_until(world, entry.at_ms).await;
+        if world.shared.checks.violation().is_some() {
+            return shoppers;
+        }
+        let is_order = matches!(entry.action, Action::Order(_));
+        let going_on = world.act(entry.action.clone());
+        if is_order {
+            shoppers.push(going_on);
+        }
+    }
+    wait_until(world, plan.storm_ms).await;
+    shoppers
+}
+
+/// Every intent once more.
+async fn ask_again(world: &Arc<World>, plan: &Plan) -> Vec<JoinHandle<()>> {
+    let mut asked = BTreeSet::new();
+    let mut shoppers = Vec::new();
+    for entry in &plan.entries {
+        if let Action::Order(shopping) = &entry.action
+            && asked.insert(shopping.key)
+        {
+            let again = shopper::ask_again(Arc::clone(world), shopping.clone());
+            shoppers.push(spawn_named("ask again", again));
+            tokio::time::sleep(BETWEEN_SHOPPERS).await;
+        }
+    }
+    shoppers
+}
+
+async fn wait_until(world: &World, at_ms: u64) {
+    let left = at_ms.saturating_sub(world.shared.time.now_ms());
+    if left > 0 {
+        tokio::time::sleep(Duration::from_millis(left)).await;
+    }
+}
+
+/// Liveness: with nothing broken, everything ends and becomes equal.
+async fn settle(world: &Arc<World>, shoppers: &[JoinHandle<()>]) {
+    let memories: Vec<Memory> = world.sites().iter().map(|site| site.memory.clone()).collect();
+    let healed_ms = world.shared.time.now_ms();
+    let mut idle_since_ms = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let checks = &world.shared.checks;
+        if checks.violation().is_some() {
+            return;
+        }
+        let now_ms = world.shared.time.now_ms();
+        if !(shoppers.iter().all(JoinHandle::is_finished) && is_idle(&memories)) {
+            idle_since_ms = None;
+            if now_ms - healed_ms > SAGAS_END_MS {
+                checks.broken(InvariantId::NoSagaWaitsForEver, unfinished(&memories));
+            }
+            continue;
+        }
+        let idle_ms = now_ms - *idle_since_ms.get_or_insert(now_ms);
+        match are_equal(&memories) {
+            Ok(()) => return,
+            Err(difference) if idle_ms > EQUAL_MS => {
+                checks.broken(InvariantId::RegionsConverge, difference);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn unfinished(memories: &[Memory]) -> String {
+    let open = |memory: &Memory| {
+        let tables = memory.tables();
+        let open = tables.sagas.values().filter(|(saga, _)| !saga.state.is_over());
+        let ids: Vec<String> = open.map(|(saga, _)| saga.id.to_string()).collect();
+        let contests = tables.open_contests();
+        format!("{}: open sagas {ids:?}, contests {contests}", memory.region())
+    };
+    memories.iter().map(open).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,278 @@
+//! One process of one region's server: the production parts on simulated ports.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::app::rights::{Board, Granter, Rights, Waiting};
+use crate::app::{
+    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
+    Signals, Stops, Writer, WriterSettings,
+};
+use crate::ports::{Bus, Ids, Reachability};
+use crate::replication::Peers;
+use crate::runtime::TaskSet;
+use crate::types::{RegionId, RegionNumber};
+use crate::workers;
+use crate::workers::grants::RightsTimes;
+
+use super::bus::{Hub, Port};
+use super::database::{Condition, Database};
+use super::dice::Dice;
+use super::life::Life;
+use super::memory::Memory;
+use super::provider::{Gateway, Provider};
+use super::shared::Shared;
+use super::time::{SimClock, SimIds, Skew};
+
+// The defaults of `config::settings`, but for the digests, which are compared as often as in the local
+// deployment, so that a run need not last minutes.
+const WRITER: WriterSettings = WriterSettings { group_max: 256, writers: 2, queue_max: 8_192 };
+const SAGA_LEASE: Duration = Duration::from_secs(10);
+const SAGA_STUCK: Duration = Duration::from_mins(5);
+const SAGAS_RUNNING_MAX: usize = 4_096;
+const HEARTBEAT: Duration = Duration::from_millis(200);
+const PEER_SILENT_MS: u64 = 1_000;
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(800);
+const GRANT_WAIT: Duration = Duration::from_secs(5);
+const RIGHTS_TIMES: RightsTimes = RightsTimes {
+    row_ship: Duration::from_millis(50),
+    digest_interval: Duration::from_secs(5),
+    rebalance: Duration::from_millis(200),
+    transfer_interval: Duration::from_secs(1),
+};
+
+/// What a region keeps when its server dies.
+pub struct Site {
+    /// Which.
+    pub region: RegionId,
+    /// Its database.
+    pub memory: Memory,
+    /// What is wrong with it.
+    pub condition: Arc<Condition>,
+    /// Its machine's clock.
+    pub skew: Arc<Skew>,
+    /// How often a server was started.
+    boots: Mutex<u64>,
+}
+
+/// What the servers of all regions run on.
+pub struct Surroundings {
+    /// Time, trace, rules.
+    pub shared: Arc<Shared>,
+    /// Brokers and links.
+    pub hub: Arc<Hub>,
+    /// The payment provider.
+    pub provider: Arc<Provider>,
+    /// Every region.
+    pub numbers: BTreeMap<RegionId, RegionNumber>,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+/// A running process.
+pub struct Server {
+    /// Everything that can be asked of it.
+    pub app: Arc<App>,
+    /// Its rights.
+    pub rights: Arc<Rights>,
+    /// Ends when it is killed.
+    pub life: Life,
+    tasks: TaskSet,
+}
+
+impl Site {
+    /// A region with an empty database.
+    pub fn new(region: RegionId, seed: u64) -> Self {
+        let dice = Dice::of(seed, &format!("database {region}"));
+        Self {
+            region,
+            memory: Memory::new(region),
+            condition: Arc::new(Condition::new(dice)),
+            skew: Arc::default(),
+            boots: Mutex::new(0),
+        }
+    }
+
+    fn next_boot(&self) -> u64 {
+        let mut boots = self.boots.lock().expect("no panic while held");
+        *boots += 1;
+        *boots
+    }
+
+    /// Starts a server.
+    pub fn start(&self, around: &Surroundings) -> Server {
+        let boot = self.next_boot();
+        let (life, tasks) = (Life::default(), TaskSet::new());
+        let clock = Arc::new(SimClock::new(around.shared.time, Arc::clone(&self.skew)));
+        let dice = Dice::of(around.seed, &format!("ids {} {boot}", self.region));
+        let ids: Arc<dyn Ids> = Arc::new(SimIds::new(Arc::clone(&clock), dice));
+        let start = self.memory.start();
+        let region = Arc::new(Region::new(
+            self.region,
+            around.numbers.clone(),
+            start.epoch,
+            start.floor,
+            clock,
+            ids,
+        ));
+        let database = Arc::new(Database::new(
+            Arc::clone(&around.shared),
+            Arc::clone(&self.condition),
+            life.clone(),
+            self.memory.clone(),
+            start.epoch,
+        ));
+        let stops = Arc::new(Stops::new(
+            Arc::clone(&region),
+            Arc::clone(&database) as Arc<dyn crate::ports::StopStore>,
+            tasks.clone(),
+            start.draining,
+            start.set_back.as_deref(),
+        ));
+        let peers: Vec<RegionId> =
+            around.numbers.keys().copied().filter(|peer| *peer != self.region).collect();
+        let (hub, own) = (Arc::clone(&around.hub), self.region);
+        let bus: Arc<dyn Bus> =
+            Arc::new(Port { hub, own, peers: peers.clone(), life: life.clone() });
+        let gateway = Gateway { provider: Arc::clone(&around.provider), life: life.clone() };
+        let parts = Parts { region, database, stops, bus, gateway, tasks: tasks.clone() };
+        let (app, rights) = parts.put_together(peers);
+        Server { app, rights, life, tasks }
+    }
+}
+
+impl Server {
+    /// Kills it: from this moment on nothing of it has any effect.
+    pub fn kill(&self) {
+        self.life.end();
+        self.tasks.stopping().cancel();
+    }
+}
+
+struct Parts {
+    region: Arc<Region>,
+    database: Arc<Database>,
+    stops: Arc<Stops>,
+    bus: Arc<dyn Bus>,
+    gateway: Gateway,
+    tasks: TaskSet,
+}
+
+impl Parts {
+    fn put_together(self, peers: Vec<RegionId>) -> (Arc<App>, Arc<Rights>) {
+        let Self { region, database, stops, bus, gateway, tasks } = self;
+        let signals = Signals::default();
+        let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
+        let rights = rights(&region, &database, &stops, &bus, &heard, &signals);
+        let writer = Writer::start(
+            &tasks,
+            Arc::clone(&region),
+            Arc::clone(&database) as Arc<dyn crate::ports::Store>,
+            signals.clone(),
+            WRITER,
+        );
+        let sagas = Arc::new(SagaRunner {
+            region: Arc::clone(&region),
+            writer: writer.clone(),
+            gateway: Arc::new(gateway),
+            reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            queue: Arc::clone(&database) as Arc<dyn crate::ports::SagaQueue>,
+            completions: Arc::new(Completions::default()),
+            tasks: tasks.clone(),
+            running: Arc::new(Semaphore::new(SAGAS_RUNNING_MAX)),
+            lease: SAGA_LEASE,
+        });
+        let lookup = IntentLookup {
+            bus: Arc::clone(&bus),
+            peers: Arc::clone(&heard),
+            clock: Arc::clone(&region.clock),
+            patience: REQUEST_TIMEOUT,
+        };
+        let app = Arc::new(App::new(
+            Arc::clone(&region),
+            Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            writer,
+            sagas,
+            Arc::new(Granter::new(Arc::clone(&rights), tasks.clone())),
+            Arc::clone(&heard),
+            Arc::clone(&stops),
+            Some(lookup),
+            AppSettings { grant_wait: GRANT_WAIT, saga_lease: SAGA_LEASE, saga_stuck: SAGA_STUCK },
+        ));
+        let replication =
+            workers::Replication { region, bus, store: database, peers: heard, stops };
+        start_workers(&tasks, &app, &rights, &replication, &signals);
+        (app, rights)
+    }
+}
+
+fn rights(
+    region: &Arc<Region>,
+    database: &Arc<Database>,
+    stops: &Arc<Stops>,
+    bus: &Arc<dyn Bus>,
+    heard: &Arc<Mutex<Peers>>,
+    signals: &Signals,
+) -> Arc<Rights> {
+    let (alarmed, of_region) = (Arc::clone(stops), Arc::clone(region));
+    Arc::new(Rights {
+        own: region.id,
+        epoch: region.epoch,
+        store: Arc::clone(database) as Arc<dyn crate::ports::RightsStore>,
+        bus: Arc::clone(bus),
+        reachability: Arc::new(Heard { peers: Arc::clone(heard), region: Arc::clone(region) }),
+        clock: Arc::clone(&region.clock),
+        ids: Arc::clone(&region.ids),
+        dirty: Arc::clone(&signals.rows),
+        board: Board::new(region.id),
+        waiting: Waiting::default(),
+        sums: tokio::sync::Mutex::default(),
+        may_give: Box::new(move || !of_region.is_set_back()),
+        sums_age: RIGHTS_TIMES.digest_interval / 6,
+        request_timeout: REQUEST_TIMEOUT,
+        on_amnesia: Box::new(move |key, proof| {
+            alarmed.set_back(format!("{} at {}: {proof}", key.sku, key.node));
+        }),
+    })
+}
+
+fn start_workers(
+    tasks: &TaskSet,
+    app: &Arc<App>,
+    rights: &Arc<Rights>,
+    replication: &workers::Replication,
+    signals: &Signals,
+) {
+    let stop = || tasks.stopping();
+    tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop()));
+    tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop()));
+    tasks.spawn("contested", workers::contested(Arc::clone(app), stop()));
+    let outbox = Arc::clone(&signals.outbox);
+    replication.start(tasks, outbox, HEARTBEAT).expect("every peer has a broker");
+    workers::grants::start(tasks, rights, RIGHTS_TIMES);
+    let intents = Arc::new(IntentHandler {
+        reader: Arc::clone(&app.reader),
+        in_flight: Arc::clone(&app.in_flight),
+        region: app.region.id,
+    });
+    let (bus, stop) = (Arc::clone(&replication.bus), stop());
+    tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
+}
+
+/// Peers that the heartbeats show to be there in both directions.
+struct Heard {
+    peers: Arc<Mutex<Peers>>,
+    region: Arc<Region>,
+}
+
+impl Reachability for Heard {
+    fn reachable(&self) -> Vec<RegionId> {
+        let now_ms = self.region.clock.monotonic_ms();
+        let peers = self.peers.lock().expect("no panic while held");
+        let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
+        others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
+}

@@ -1,0 +1,328 @@
+//! One world: regions, links, a provider and shoppers, and what happens to them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::app::{AdjustStock, Adjustment};
+use crate::domain::catalogue::{Node, NodeKind, Product};
+use crate::ports::{ChangeSet, Stamp, Store as _};
+use crate::runtime::spawn_named;
+use crate::types::{HlcTimestamp, RegionId, RegionNumber, StockKey, TransferId};
+
+use super::bus::Hub;
+use super::checks::Checks;
+use super::dice::Dice;
+use super::network::Network;
+use super::plan::{Action, Plan, REGIONS};
+use super::provider::Provider;
+use super::server::{Server, Site, Surroundings};
+use super::shared::Shared;
+use super::shopper::{node, shop, sku};
+use super::time::WorldTime;
+use super::trace::Trace;
+
+/// Everything of one run.
+pub struct World {
+    /// Time, trace, rules.
+    pub shared: Arc<Shared>,
+    /// Links.
+    pub network: Arc<Network>,
+    /// The provider.
+    pub provider: Arc<Provider>,
+    around: Surroundings,
+    sites: Vec<Site>,
+    servers: Mutex<Vec<Option<Arc<Server>>>>,
+    /// Draws the names of operators' transfers.
+    dice: Mutex<Dice>,
+}
+
+impl World {
+    /// Regions with a stocked catalogue, whose servers run.
+    pub async fn begin(plan: &Plan, keep_trace: bool) -> Arc<Self> {
+        let names: Vec<RegionId> = REGIONS[..plan.regions]
+            .iter()
+            .map(|name| name.parse().expect("a region's name"))
+            .collect();
+        let sites: Vec<Site> = names.iter().map(|name| Site::new(*name, plan.seed)).collect();
+        let memories = sites.iter().map(|site| site.memory.clone()).collect();
+        let shared = Arc::new(Shared::new(
+            WorldTime::begin(),
+            Trace::new(keep_trace),
+            Checks::new(memories),
+            plan.knobs.clone(),
+        ));
+        let network = Arc::new(Network::new(plan.seed, &plan.knobs));
+        let hub = Arc::new(Hub::new(Arc::clone(&shared), Arc::clone(&network)));
+        let dice = Dice::of(plan.seed, "provider");
+        let provider = Arc::new(Provider::new(Arc::clone(&shared), dice));
+        let number = |index: usize| {
+            let number = u8::try_from(index + 1).ok().and_then(NonZeroU8::new);
+            RegionNumber(number.expect("a handful of regions"))
+        };
+        let numbers: BTreeMap<RegionId, RegionNumber> =
+            names.iter().enumerate().map(|(index, name)| (*name, number(index))).collect();
+        let around = Surroundings {
+            shared: Arc::clone(&shared),
+            hub,
+            provider: Arc::clone(&provider),
+            numbers,
+            seed: plan.seed,
+        };
+        let dice = Mutex::new(Dice::of(plan.seed, "operators"));
+        let servers = Mutex::new(sites.iter().map(|_| None).collect());
+        let world = Arc::new(Self { shared, network, provider, around, sites, servers, dice });
+        world.stock(plan).await;
+        let of_world = Arc::downgrade(&world);
+        world.provider.tell(Arc::new(move |order| {
+            let Some(world) = of_world.upgrade() else { return };
+            for server in world.running() {
+                drop(spawn_named("webhook", async move {
+                    // What the webhook brings is a hint; the saga asks by itself.
+                    drop(server.app.nudge_order(order).await);
+                }));
+            }
+        }));
+        for index in 0..plan.regions {
+            world.start(index);
+        }
+        world
+    }
+
+    /// The catalogue is the same everywhere from the beginning; each region receives at its own node.
+    async fn stock(&self, plan: &Plan) {
+        for (index, site) in self.sites.iter().enumerate() {
+            let hlc = HlcTimestamp { wall_ms: 1, logical: 0, region: site.region };
+            let stamp = Stamp { epoch: site.memory.start().epoch, hlc, now_ms: 1 };
+            let mut changes = ChangeSet::default();
+            for (place, shelf) in plan.stock.iter().enumerate() {
+                let key = StockKey { sku: sku(place), node: node(index) };
+                let received = shelf.get(index).copied().unwrap_or(0);
+                if received > 0 {
+                    changes.stock.entry(key).or_default().received = received;
+                }
+            }
+            for (other, origin) in self.sites.iter().enumerate() {
+                let hlc = HlcTimestamp { region: origin.region, ..hlc };
+                let node = place(node(other), origin.region, hlc);
+                changes.nodes.insert(node.id.clone(), node);
+            }
+            for place in 0..plan.stock.len() {
+                let product = product(place, HlcTimestamp { region: self.sites[0].region, ..hlc });
+                changes.products.insert(product.sku.clone(), product);
+            }
+            site.memory.commit(&changes, stamp).await.expect("an empty database takes everything");
+            self.shared.checks.committed(&site.memory, &changes, stamp);
+        }
+    }
+
+    /// A region's running server.
+    pub fn server(&self, region: usize) -> Option<Arc<Server>> {
+        self.servers.lock().expect("no panic while held").get(region)?.clone()
+    }
+
+    fn running(&self) -> Vec<Arc<Server>> {
+        self.servers.lock().expect("no panic while held").iter().flatten().cloned().collect()
+    }
+
+    fn set_server(&self, region: usize, server: Option<Arc<Server>>) -> Option<Arc<Server>> {
+        let mut servers = self.servers.lock().expect("no panic while held");
+        std::mem::replace(&mut servers[region], server)
+    }
+
+    /// Starts a region's server, unless one runs.
+    fn start(&self, region: usize) {
+        if self.server(region).is_none() {
+            let server = self.sites[region].start(&self.around);
+            self.shared.note(REGIONS[region], format_args!("starts"));
+            self.set_server(region, Some(Arc::new(server)));
+        }
+    }
+
+    /// A message of a client's request from one region to another.
+    pub async fn cross(&self, from: usize, to: usize) -> Option<()> {
+        if from == to {
+            return Some(());
+        }
+        let (from, to) = (self.sites[from].region, self.sites[to].region);
+        let delay = self.network.carry(from, to).into_iter().min()?;
+        tokio::time::sleep(delay).await;
+        Some(())
+    }
+
+    /// Regions by their databases.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// Carries out an entry of the plan. What takes time goes on by itself.
+    pub fn act(self: &Arc<Self>, action: Action) -> JoinHandle<()> {
+        let world = Arc::clone(self);
+        spawn_named("action", async move { world.carry_out(action).await })
+    }
+
+    async fn carry_out(self: &Arc<Self>, action: Action) {
+        if !matches!(action, Action::Order(_)) {
+            let text = serde_json::to_string(&action).expect("plain values");
+            self.shared.note("fault", format_args!("{text}"));
+        }
+        let wait = |ms: u64| tokio::time::sleep(Duration::from_millis(ms));
+        match action {
+            Action::Order(shopping) => shop(Arc::clone(self), shopping).await,
+            Action::Crash { region, down_ms } => {
+                if let Some(server) = self.set_server(region, None) {
+                    server.kill();
+                }
+                wait(down_ms).await;
+                self.start(region);
+            }
+            Action::DatabaseDown { region, down_ms } => {
+                self.sites[region].condition.set_down(true);
+                wait(down_ms).await;
+                self.sites[region].condition.set_down(false);
+            }
+            Action::DatabaseSlow { region, factor, lasts_ms } => {
+                self.sites[region].condition.set_slow(factor);
+                wait(lasts_ms).await;
+                self.sites[region].condition.set_slow(1);
+            }
+            Action::BrokerForgets { region, messages } => {
+                self.around.hub.forget(self.sites[region].region, messages);
+            }
+            Action::Cut { from, to, both, lasts_ms } => {
+                let (from, to) = (self.sites[from].region, self.sites[to].region);
+                let cut = |cut: bool| {
+                    self.network.set_cut(from, to, cut);
+                    if both {
+                        self.network.set_cut(to, from, cut);
+                    }
+                };
+                cut(true);
+                wait(lasts_ms).await;
+                cut(false);
+            }
+            Action::Slow { from, to, factor, lasts_ms } => {
+                let (from, to) = (self.sites[from].region, self.sites[to].region);
+                self.network.set_slow(from, to, factor);
+                wait(lasts_ms).await;
+                self.network.set_slow(from, to, 1);
+            }
+            Action::ClockJumps { region, by_ms } => self.sites[region].skew.jump(by_ms),
+            Action::ProviderDown { lasts_ms } => {
+                self.provider.set_down(true);
+                wait(lasts_ms).await;
+                self.provider.set_down(false);
+            }
+            Action::Adjust { region, sku: place, by } => self.adjust(region, place, by).await,
+            Action::Transfer { from, to, sku: place, node: at, units } => {
+                let key = StockKey { sku: sku(place), node: node(at) };
+                self.transfer(from, to, &key, units).await;
+            }
+            Action::Drain { region, lasts_ms } => {
+                self.drain(region, true).await;
+                wait(lasts_ms).await;
+                self.drain(region, false).await;
+            }
+        }
+    }
+
+    async fn adjust(&self, region: usize, place: usize, by: i64) {
+        let Some(server) = self.server(region) else { return };
+        let key = StockKey { sku: sku(place), node: node(region) };
+        let make = || AdjustStock {
+            key: key.clone(),
+            adjustment: Adjustment::By(by),
+            reason: "receipt".to_owned(),
+            intent: None,
+        };
+        tokio::select! {
+            biased;
+            () = server.life.over() => {}
+            outcome = server.app.adjust_stock(make) => {
+                self.shared.note(REGIONS[region], format_args!("adjusts: {outcome:?}"));
+            }
+        }
+    }
+
+    async fn transfer(&self, from: usize, to: usize, key: &StockKey, units: u64) {
+        let Some(server) = self.server(from) else { return };
+        let name = {
+            let mut dice = self.dice.lock().expect("no panic while held");
+            (u128::from(dice.number()) << 64) | u128::from(dice.number())
+        };
+        let name = TransferId(uuid::Uuid::from_u128(name));
+        let to = self.sites[to].region;
+        // The operator does it twice, as one does when the answer takes long.
+        for _ in 0..2 {
+            let moved = crate::app::rights::transfer(&server.rights, name, key, to, units).await;
+            self.shared.note(REGIONS[from], format_args!("is told to move: {moved:?}"));
+        }
+    }
+
+    async fn drain(&self, region: usize, draining: bool) {
+        let Some(server) = self.server(region) else { return };
+        let drained = server.app.stops.drain(draining).await;
+        self.shared.note(REGIONS[region], format_args!("drains {draining}: {drained:?}"));
+    }
+
+    /// Ends every server and lets go of what they hold of each other.
+    pub fn end(&self) {
+        for index in 0..self.sites.len() {
+            if let Some(server) = self.set_server(index, None) {
+                server.kill();
+            }
+        }
+        self.around.hub.clear();
+    }
+
+    /// Every fault is over: links whole, servers up, clocks right.
+    pub async fn heal(self: &Arc<Self>) {
+        self.shared.note("world", format_args!("heals"));
+        self.shared.heal();
+        self.network.heal();
+        self.provider.set_down(false);
+        for (index, site) in self.sites.iter().enumerate() {
+            site.condition.set_down(false);
+            site.condition.set_slow(1);
+            site.skew.correct();
+            self.start(index);
+            self.drain(index, false).await;
+        }
+    }
+}
+
+fn product(index: usize, hlc: HlcTimestamp) -> Product {
+    let price = i64::try_from(index).unwrap_or(0) * 100 + 250;
+    Product {
+        sku: sku(index),
+        name: "A".to_owned(),
+        description: String::new(),
+        category: String::new(),
+        tax_class: "standard".to_owned(),
+        weight_grams: 1,
+        prices: [("EUR".parse().expect("a currency"), price)].into(),
+        preorder_release_at: None,
+        hlc,
+    }
+}
+
+fn place(id: crate::types::NodeId, region: RegionId, hlc: HlcTimestamp) -> Node {
+    Node {
+        id,
+        name: String::new(),
+        kind: NodeKind::Warehouse,
+        region,
+        country: "DE".to_owned(),
+        latitude_e6: 0,
+        longitude_e6: 0,
+        capacity_per_day: 1,
+        backlog: 0,
+        carriers: Vec::new(),
+        costs: BTreeMap::new(),
+        active: true,
+        hlc,
+    }
+}

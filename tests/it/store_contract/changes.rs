@@ -1,0 +1,71 @@
+//! The outbox, incarnations, the catalogue, and why a region takes no orders.
+
+use entrepot::ports::{ChangeSet, CommitError, Stamp};
+use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
+use entrepot::types::Epoch;
+
+use super::{Kind, Subject};
+use crate::support::writes::{hlc, product, stamp};
+
+fn at(sequence: u64) -> Position {
+    Position { epoch: Epoch::FIRST, sequence }
+}
+
+pub(super) async fn the_outbox_is_numbered_without_a_gap(kind: Kind) {
+    let a = Subject::open(kind, "a", 1).await;
+    assert_eq!(a.store.head().await.unwrap().position, at(0));
+    for time in 1..=5 {
+        let changes = product(a.region, &format!("sku-{time}"), time);
+        let committed = a.store.commit(&changes, stamp(a.region, time)).await.unwrap();
+        assert_eq!(committed.sequence, Some(time));
+    }
+    // A commit that tells nobody anything takes no place.
+    let nothing = a.store.commit(&ChangeSet::default(), stamp(a.region, 9)).await.unwrap();
+    assert_eq!(nothing.sequence, None);
+    let head = a.store.head().await.unwrap();
+    assert_eq!((head.position, head.hlc), (at(5), hlc(a.region, 5)));
+    let all = a.store.outbox(at(1), PULL_ENVELOPES_MAX).await.unwrap();
+    let positions: Vec<_> = all.iter().map(Envelope::position).collect();
+    assert_eq!(positions, (1..=5).map(at).collect::<Vec<_>>());
+    assert!(all.iter().all(|envelope| envelope.origin == a.region && envelope.follows.is_none()));
+    assert_eq!(a.store.outbox(at(4), 1).await.unwrap(), all[3..4]);
+    assert_eq!(a.store.outbox(at(6), 9).await.unwrap(), []);
+    let other = Position { epoch: Epoch(2), sequence: 1 };
+    assert_eq!(a.store.outbox(other, 9).await.unwrap(), []);
+}
+
+pub(super) async fn an_incarnation_that_is_over_writes_nothing(kind: Kind) {
+    let a = Subject::open(kind, "a", 1).await;
+    let other = Stamp { epoch: Epoch(2), ..stamp(a.region, 1) };
+    let refused = a.store.commit(&product(a.region, "x", 1), other).await;
+    assert_eq!(refused, Err(CommitError::Fenced));
+    assert_eq!(a.store.product(&"x".parse().unwrap()).await.unwrap(), None);
+    assert!(a.store.set_draining(Epoch(2), true).await.is_err());
+}
+
+pub(super) async fn the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one(
+    kind: Kind,
+) {
+    let a = Subject::open(kind, "a", 1).await;
+    let sku = "x".parse().unwrap();
+    for time in [2, 1] {
+        a.store.commit(&product(a.region, "x", time), stamp(a.region, 9)).await.unwrap();
+        let stored = a.store.product(&sku).await.unwrap().unwrap();
+        assert_eq!(stored.hlc, hlc(a.region, 2), "the last writer wins by stamp");
+    }
+    for (seen, accepted) in [(1, false), (2, true)] {
+        let mut changes = product(a.region, "x", 3);
+        changes.products_seen.insert(sku.clone(), hlc(a.region, seen));
+        let committed = a.store.commit(&changes, stamp(a.region, 3)).await;
+        assert_eq!(committed.is_ok(), accepted, "{committed:?}");
+    }
+}
+
+pub(super) async fn a_region_that_was_set_back_stays_out_of_traffic(kind: Kind) {
+    let a = Subject::open(kind, "a", 1).await;
+    assert!(!a.store.set_draining(Epoch::FIRST, true).await.unwrap());
+    assert!(!a.store.set_draining(Epoch::FIRST, false).await.unwrap());
+    a.store.set_back(Epoch::FIRST, "a proof").await.unwrap();
+    assert!(a.store.set_draining(Epoch::FIRST, false).await.unwrap());
+    a.store.ping().await.unwrap();
+}

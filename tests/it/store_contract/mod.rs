@@ -1,0 +1,121 @@
+//! The contract of the store's ports, as one suite: it runs on PostgreSQL and on the database in memory
+//! that the simulator uses, so that what is proved on the one holds for the other.
+
+mod changes;
+mod copies;
+mod orders;
+mod rights;
+mod stock;
+
+use std::num::NonZeroU8;
+use std::sync::Arc;
+
+use entrepot::ports::{Reader, ReplicationStore, RightsStore, SagaQueue, StopStore, Store};
+use entrepot::sim::memory::{Memory, MemoryRights};
+use entrepot::store::PgRights;
+use entrepot::types::{Epoch, RegionId, RegionNumber};
+
+use crate::support::postgres::Database;
+
+/// Everything a region stores, but for rights.
+pub(super) trait AnyStore:
+    Store + Reader + ReplicationStore + SagaQueue + StopStore
+{
+}
+
+impl<T: Store + Reader + ReplicationStore + SagaQueue + StopStore> AnyStore for T {}
+
+/// Which implementation is looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Memory,
+    Postgres,
+}
+
+/// One region's database.
+pub(super) struct Subject {
+    pub(super) region: RegionId,
+    pub(super) store: Arc<dyn AnyStore>,
+    pub(super) rights: Arc<dyn RightsStore>,
+    _database: Option<Database>,
+}
+
+impl Subject {
+    /// An empty database of a region, in its first incarnation.
+    pub(super) async fn open(kind: Kind, name: &str, number: u8) -> Self {
+        let region = name.parse().unwrap();
+        match kind {
+            Kind::Memory => {
+                let memory = Memory::new(region);
+                let rights = Arc::new(MemoryRights::new(memory.clone(), Epoch::FIRST));
+                Self { region, store: Arc::new(memory), rights, _database: None }
+            }
+            Kind::Postgres => {
+                let database = Database::new().await;
+                let store = database.store(name);
+                let number = RegionNumber(NonZeroU8::new(number).unwrap());
+                store.start(number).await.unwrap();
+                let rights = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
+                Self { region, store: Arc::new(store), rights, _database: Some(database) }
+            }
+        }
+    }
+}
+
+/// Region `a`, that writes, and region `b`, that applies.
+pub(super) async fn two(kind: Kind) -> (Subject, Subject) {
+    (Subject::open(kind, "a", 1).await, Subject::open(kind, "b", 2).await)
+}
+
+/// Each case on each implementation.
+macro_rules! contract {
+    ($($part:ident: $($case:ident),+;)+) => {
+        mod in_memory {
+            use super::Kind;
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    super::$part::$case(Kind::Memory).await;
+                }
+            )+)+
+        }
+        mod in_postgres {
+            use super::Kind;
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    super::$part::$case(Kind::Postgres).await;
+                }
+            )+)+
+        }
+    };
+}
+
+contract! {
+    orders:
+        a_commit_is_written_as_a_whole_or_not_at_all,
+        an_old_version_refuses_the_commit,
+        an_intent_is_taken_once_in_a_region,
+        a_reference_has_one_standing_order_and_is_left_by_a_cancelled_one,
+        lists_are_in_order_and_end_where_they_are_told,
+        a_due_saga_is_claimed_by_one_worker;
+    changes:
+        the_outbox_is_numbered_without_a_gap,
+        an_incarnation_that_is_over_writes_nothing,
+        the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one,
+        a_region_that_was_set_back_stays_out_of_traffic;
+    copies:
+        a_batch_is_applied_once_and_in_order,
+        what_does_not_fit_leaves_nothing,
+        an_intent_that_two_regions_took_is_contested,
+        a_reference_that_two_regions_took_is_contested_for_one_customer;
+    stock:
+        nothing_is_sold_beyond_the_ceiling_nor_given_back_twice,
+        a_stocktake_is_written_only_over_what_was_counted,
+        own_nodes_are_preferred_and_those_switched_off_left_out;
+    rights:
+        a_newer_copy_wins_and_brings_its_rights_once,
+        a_request_is_granted_once,
+        a_transfers_name_stands_for_one_transfer,
+        equal_rows_have_equal_sums_and_are_paged_by_bucket;
+}
