@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `row` | one owner's cells, what makes a copy newer, what no honest owner writes |
 //! | `ledger` | one key as one region sees it, its guarded operations, merging |
+//! | `register` | ceilings that a majority agreed to, and what is taken over above them |
 //! | `grant` | what a giver gives |
 //! | `asking` | whom a region asks for missing units, and when it may give up |
 //! | `rate`, `rebalance` | how fast a key sells, and what to move ahead of demand |
@@ -33,6 +34,7 @@ mod message;
 mod race;
 mod rate;
 mod rebalance;
+mod register;
 mod row;
 #[cfg(test)]
 mod simulation;
@@ -47,4 +49,7 @@ pub use message::{
 };
 pub use rate::SpendRate;
 pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, plan as plan_rebalance};
+pub use register::{
+    Acceptance, Ballot, Preempted, Slot, Value, answer_accept, answer_prepare, majority, newest,
+};
 pub use row::{Row, UNITS_MAX, Unsound};

@@ -13,4 +13,6 @@ pub use ids::{
 };
 pub use invariant::InvariantId;
 pub use money::{BadCurrency, Currency, Money, split_by_largest_remainder};
-pub use region::{BadRegionId, Epoch, REGION_NAME_BYTES_MAX, RegionId, RegionNumber};
+pub use region::{
+    Actor, BadActor, BadRegionId, Epoch, REGION_NAME_BYTES_MAX, RegionId, RegionNumber,
+};

@@ -93,6 +93,62 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// A region in one incarnation: who writes a row of rights, and whose ceilings a register holds. What an
+/// earlier incarnation wrote stays its own for ever, so that nothing it sold can be counted as unsold.
+///
+/// As text `eu-west.2`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Actor {
+    /// The region.
+    pub region: RegionId,
+    /// Its incarnation.
+    pub epoch: Epoch,
+}
+
+/// A text is not an actor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a region's name, a dot and the number of its incarnation")]
+pub struct BadActor(String);
+
+impl FromStr for Actor {
+    type Err = BadActor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let actor = || {
+            let (region, epoch) = text.split_once('.')?;
+            let canonical = !epoch.starts_with(['0', '+']);
+            let epoch = epoch.parse().ok().filter(|_| canonical)?;
+            Some(Self { region: region.parse().ok()?, epoch: Epoch(epoch) })
+        };
+        actor().ok_or_else(|| BadActor(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.region, self.epoch)
+    }
+}
+
+impl fmt::Debug for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Actor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Actor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +164,17 @@ mod tests {
         assert!(a < b && b < c);
         assert_eq!(serde_json::to_string(&c).unwrap(), "\"eu-west\"");
         assert_eq!(serde_json::from_str::<RegionId>("\"eu-west\"").unwrap(), c);
+    }
+
+    #[test]
+    fn an_actor_is_written_as_region_and_incarnation() {
+        let actor = Actor { region: "eu-west".parse().unwrap(), epoch: Epoch(2) };
+        assert_eq!(serde_json::to_string(&actor).unwrap(), "\"eu-west.2\"");
+        assert_eq!(serde_json::from_str::<Actor>("\"eu-west.2\"").unwrap(), actor);
+        for bad in
+            ["eu-west", "eu-west.", "eu-west.02", "eu-west.0", "eu-west.+2", "eu-west.-1", ".2"]
+        {
+            assert!(bad.parse::<Actor>().is_err(), "{bad}");
+        }
     }
 }
