@@ -30,9 +30,9 @@ else
     cargo test --locked --quiet --test multi-region -- --test-threads 1
 fi
 step "simulated worlds, always the same"
-cargo run --locked --quiet -- sim soak --seeds 200 --first 1 --orders 50 --failures target
+cargo run --locked --quiet -- sim soak --seeds 400 --first 1 --orders 50 --failures target
 step "simulated worlds, new ones"
-cargo run --locked --quiet -- sim soak --seeds 200 --orders 20 --failures target
+cargo run --locked --quiet -- sim soak --seeds 400 --orders 20 --failures target
 step model of the protocol
 cargo test --locked --quiet --release --test model -- --nocapture --test-threads 1
 step documentation

@@ -322,6 +322,7 @@ impl StopStore for Database {
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError> {
         self.reads().await?;
         self.note(format_args!("was set back: {proof}"));
+        self.shared.checks.noticed(self.region());
         self.memory.set_back(epoch, proof).await
     }
 }
@@ -425,7 +426,7 @@ impl RightsStore for Database {
         for (node, grant) in &given.grants {
             self.note(format_args!("gives {asker} {} {} at {node}", grant.units, request.sku));
             let key = StockKey { sku: request.sku.clone(), node: node.clone() };
-            self.shared.checks.look_at(&key);
+            self.shared.checks.moved(&key);
         }
         self.answers(breaks).await?;
         Ok(given)
@@ -442,7 +443,7 @@ impl RightsStore for Database {
         let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
         let moved = self.rights.transfer(id, key, to, units).await?;
         self.note(format_args!("moves {units} {} at {} to {to}: {moved:?}", key.sku, key.node));
-        self.shared.checks.look_at(key);
+        self.shared.checks.moved(key);
         self.answers(breaks).await?;
         Ok(moved)
     }

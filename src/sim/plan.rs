@@ -110,6 +110,14 @@ pub enum Action {
         /// How long it is away.
         down_ms: u64,
     },
+    /// A backup is made of a region's database, and put in place of it a while later: the region forgets
+    /// what it wrote in between.
+    SetBack {
+        /// Whose.
+        region: usize,
+        /// How much it forgets.
+        after_ms: u64,
+    },
     /// A region's database is gone, and comes back with everything it had acknowledged.
     DatabaseDown {
         /// Whose.
@@ -194,6 +202,9 @@ pub struct Shopping {
     pub tries: Vec<(usize, u64)>,
 }
 
+/// Worlds in which nothing breaks, so that what only holds then is looked at too.
+const CALM_PERMILLE: u64 = 80;
+
 /// The tokens that shoppers pay with. Those that work come more often, or nothing would ever be sold.
 const TOKENS: &[&str] = &[
     "tok_ok",
@@ -222,7 +233,8 @@ impl Plan {
         let mut dice = Dice::of(seed, "plan");
         let regions = size.regions.clamp(1, REGIONS.len());
         let storm_ms = dice.between(6_000, 12_000);
-        let knobs = Knobs::draw(&mut dice);
+        let is_calm = dice.chance(CALM_PERMILLE);
+        let knobs = if is_calm { Knobs::default() } else { Knobs::draw(&mut dice) };
         let skus = dice.between(3, 6);
         let stock = (0..skus).map(|_| shelf(&mut dice, regions)).collect::<Vec<_>>();
         let mut draw = Draw { regions, skus: stock.len(), storm_ms };
@@ -230,7 +242,8 @@ impl Plan {
         for key in 0..u64::try_from(size.orders).unwrap_or(0) {
             draw.order(&mut dice, key, &mut entries);
         }
-        for _ in 0..dice.pick(&[0, 1, 2, 3, 5, 8]) {
+        let faults = if is_calm { 0 } else { dice.pick(&[0, 1, 2, 3, 5, 8]) };
+        for _ in 0..faults {
             entries.push(draw.fault(&mut dice));
         }
         entries.sort_by_key(|entry| entry.at_ms);
@@ -239,6 +252,25 @@ impl Plan {
 }
 
 impl Plan {
+    /// Nothing breaks in it but payments.
+    pub fn is_calm(&self) -> bool {
+        let Knobs {
+            drop_permille,
+            double_permille: _,
+            reorder_permille: _,
+            reorder_ms_max: _,
+            unknown_commit_permille,
+            database_error_permille,
+            provider_silent_permille: _,
+            provider_error_permille: _,
+            provider_stale_permille: _,
+            webhook_lost_permille: _,
+        } = self.knobs;
+        let is_order = |entry: &Entry| matches!(entry.action, Action::Order(_));
+        drop_permille + unknown_commit_permille + database_error_permille == 0
+            && self.entries.iter().all(is_order)
+    }
+
     /// A plan that was read from a file must only name what there is.
     pub fn check(&self) -> Result<(), String> {
         if !(1..=REGIONS.len()).contains(&self.regions) {
@@ -270,6 +302,7 @@ impl Action {
             Self::Adjust { region, sku, .. } => (vec![*region], vec![*sku]),
             Self::Transfer { from, to, sku, node, .. } => (vec![*from, *to, *node], vec![*sku]),
             Self::Crash { region, .. }
+            | Self::SetBack { region, .. }
             | Self::DatabaseDown { region, .. }
             | Self::DatabaseSlow { region, .. }
             | Self::BrokerForgets { region, .. }
@@ -362,7 +395,7 @@ impl Draw {
         let (from, to) = self.two(dice);
         let lasts_ms = dice.pick(&[200, 1_000, 3_000, 8_000]);
         let sku = dice.index(self.skus);
-        let action = match dice.below(12) {
+        let action = match dice.below(26) / 2 {
             0 | 1 => Action::Crash { region, down_ms: lasts_ms },
             2 => Action::DatabaseDown { region, down_ms: lasts_ms },
             3 => Action::DatabaseSlow { region, factor: dice.pick(&[5, 40, 400]), lasts_ms },
@@ -370,7 +403,7 @@ impl Draw {
             5 | 6 => Action::Cut { from, to, both: dice.chance(600), lasts_ms },
             7 => Action::Slow { from, to, factor: dice.pick(&[2, 5, 20]), lasts_ms },
             8 => {
-                let by_ms: u64 = dice.pick(&[40, 400, 3_000, 20_000]);
+                let by_ms: u64 = dice.pick(&[40, 400, 3_000, 20_000, 120_000]);
                 let by_ms = i64::try_from(by_ms).unwrap_or(0);
                 Action::ClockJumps { region, by_ms: if dice.chance(500) { by_ms } else { -by_ms } }
             }
@@ -379,6 +412,7 @@ impl Draw {
                 let by = i64::try_from(dice.between(1, 30)).unwrap_or(0);
                 Action::Adjust { region, sku, by: if dice.chance(500) { by } else { -by } }
             }
+            12 if dice.chance(500) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
             _ if dice.chance(500) => Action::Drain { region, lasts_ms },
             _ => {
                 let (node, units) = (dice.index(self.regions), dice.between(1, 20));

@@ -36,8 +36,13 @@ impl Shared {
         self.healed.store(true, Ordering::Relaxed);
     }
 
+    /// No fault strikes any more.
+    pub fn is_healed(&self) -> bool {
+        self.healed.load(Ordering::Relaxed)
+    }
+
     /// How often something goes wrong by itself now.
     pub fn now_and_then(&self, knob: impl Fn(&Knobs) -> u64) -> u64 {
-        if self.healed.load(Ordering::Relaxed) { 0 } else { knob(&self.knobs) }
+        if self.is_healed() { 0 } else { knob(&self.knobs) }
     }
 }

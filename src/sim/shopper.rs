@@ -20,6 +20,8 @@ const LAST_MILE: Duration = Duration::from_millis(20);
 /// For the last answer, when nothing is broken any more: a provider that stays silent is given up after
 /// less than a minute.
 const ANSWER_AT_LAST: Duration = Duration::from_secs(90);
+/// So many units more than are wanted are plenty: orders under way at the same time can't want them all.
+const PLENTY: u64 = 30;
 /// What the first of two cards pays: less than any order costs.
 const FIRST_CARD_MINOR: i64 = 100;
 /// After "still being worked on" or "not now".
@@ -154,7 +156,13 @@ async fn attempt(
 ) -> Option<Answer> {
     loop {
         tokio::time::sleep(LAST_MILE).await;
+        let before = plenty(world, shopping);
         let placement = ask(world, shopping, region, own != region).await;
+        if let Some(Placement::OutOfStock { replayed: false, .. }) = &placement
+            && let (Some(before), Some(after)) = (before, plenty(world, shopping))
+        {
+            world.shared.checks.refused_in_vain(&intent(shopping), before.min(after));
+        }
         tokio::time::sleep(LAST_MILE).await;
         match placement? {
             Placement::Settled { order, .. } | Placement::Running { order, .. } => {
@@ -170,6 +178,20 @@ async fn attempt(
             Placement::InFlight | Placement::Draining => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// In a world in which nothing breaks: the scarcest of what is asked for, if there is plenty of all.
+fn plenty(world: &World, shopping: &Shopping) -> Option<u64> {
+    let wanted = |index: usize| -> u64 {
+        let lines = shopping.lines.iter().filter(|(sku, _)| *sku == index);
+        lines.map(|(_, quantity)| u64::from(*quantity)).sum()
+    };
+    let checks = &world.shared.checks;
+    let left = shopping
+        .lines
+        .iter()
+        .map(|(index, _)| checks.unpromised(&sku(*index)).saturating_sub(wanted(*index)));
+    left.min().filter(|left| world.is_calm() && *left >= PLENTY)
 }
 
 /// As the border does it: the order's home is asked, and its copy is the second best answer.

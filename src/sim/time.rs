@@ -40,11 +40,6 @@ impl Skew {
     pub fn jump(&self, by_ms: i64) {
         self.0.fetch_add(by_ms, Ordering::Relaxed);
     }
-
-    /// Somebody sets it right.
-    pub fn correct(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
 }
 
 /// The clocks of one process.

@@ -37,6 +37,7 @@ invariants! {
     OneKeyOneOrder = "I-07" "One idempotency key, one standing order and one charge: over crashes, retries and regions.";
     LegalTransitions = "I-08" "Only legal transitions, and none out of a terminal state but the documented ones.";
     OneAuthorization = "I-10" "One successful authorization per payment and purpose; captures never exceed it; cancelled before shipping means nothing held.";
+    BooksBalance = "I-12" "The books balance: provider ledger = payments of orders, in minor units.";
     OneHome = "I-13" "An order is written only by its home region, at that region's current epoch.";
     NoSagaWaitsForEver = "I-16" "No saga waits for ever: it ends, or is on the stuck list within 5 minutes.";
     EventsGapless = "I-17" "Events of an order are numbered 1..n without a gap; HLC never goes back.";

@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::domain::idempotency::IntentKey;
-use crate::replication::Position;
-use crate::types::{HlcTimestamp, InvariantId, OrderId, RegionId, StockKey};
+use crate::replication::{Position, Watermark};
+use crate::types::{HlcTimestamp, InvariantId, OrderId, RegionId, Sku, StockKey};
 
 use super::memory::Memory;
 use super::shopper::Answer;
+use super::time::WorldTime;
 
 pub use panics::catch_panics;
 pub use rest::{are_equal, is_idle};
@@ -24,7 +25,7 @@ pub use rest::{are_equal, is_idle};
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which; `None` for a panic.
+    /// Which; `None` for a panic, and for what has no number.
     pub invariant: Option<InvariantId>,
     /// What was seen.
     pub what: String,
@@ -36,13 +37,14 @@ impl std::fmt::Display for Violation {
             Some(invariant) => {
                 write!(f, "{invariant}: {} Seen: {}", invariant.statement(), self.what)
             }
-            None => write!(f, "a panic: {}", self.what),
+            None => f.write_str(&self.what),
         }
     }
 }
 
 /// Looks at every step of one world.
 pub struct Checks {
+    time: WorldTime,
     memories: Vec<Memory>,
     state: Mutex<State>,
 }
@@ -57,6 +59,11 @@ struct State {
     applied: BTreeMap<(RegionId, RegionId), Position>,
     /// What shoppers were told.
     answers: Vec<(IntentKey, Answer)>,
+    /// Regions whose database was set back, and when they noticed. What they wrote is no measure of
+    /// anything any more; the others must go on.
+    forgot: BTreeMap<RegionId, Option<u64>>,
+    /// When rights moved last.
+    moved_ms: u64,
     /// What they were told when they asked once more.
     last_answers: BTreeMap<IntentKey, Answer>,
 }
@@ -72,8 +79,8 @@ struct Seen {
 
 impl Checks {
     /// Over the databases of all regions.
-    pub fn new(memories: Vec<Memory>) -> Self {
-        Self { memories, state: Mutex::default() }
+    pub fn new(time: WorldTime, memories: Vec<Memory>) -> Self {
+        Self { time, memories, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -85,7 +92,8 @@ impl Checks {
         let mut state = self.state();
         if state.violation.is_none() {
             let panic = panics::take();
-            state.violation = panic.map(|what| Violation { invariant: None, what });
+            state.violation =
+                panic.map(|what| Violation { invariant: None, what: format!("a panic: {what}") });
         }
         state.violation.clone()
     }
@@ -93,6 +101,28 @@ impl Checks {
     /// A rule is broken; the first counts, later ones are its consequences.
     pub fn broken(&self, invariant: InvariantId, what: String) {
         self.state().break_rule(invariant, what);
+    }
+
+    /// Units of a SKU that nobody was promised, wherever the rights to them are.
+    pub fn unpromised(&self, sku: &Sku) -> u64 {
+        let of_region = |memory: &Memory| {
+            let rows = memory.tables().rights.known_rows(memory.region(), sku);
+            let own = rows.into_iter().filter(|known| known.owner == memory.region());
+            own.fold((0, 0), |(came, went), known| {
+                let row = known.row;
+                (came + row.received, went + row.net_spent() + row.withdrawn)
+            })
+        };
+        let sums = self.memories.iter().map(of_region);
+        let (came, went) = sums.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        u64::saturating_sub(came, went)
+    }
+
+    /// A shopper was refused for want of stock, though there was plenty before and after. Nothing was
+    /// broken in this world.
+    pub fn refused_in_vain(&self, intent: &IntentKey, plenty: u64) {
+        let what = format!("{} was refused while {plenty} units were to be had", intent.key);
+        self.state().violation.get_or_insert(Violation { invariant: None, what });
     }
 
     /// A shopper was told something.
@@ -120,6 +150,48 @@ impl Checks {
             *tally.entry(name).or_default() += 1;
         }
         tally
+    }
+
+    /// Rights moved from one region to another.
+    pub fn moved(&self, key: &StockKey) {
+        self.state().moved_ms = self.time.now_ms();
+        self.look_at(key);
+    }
+
+    /// When rights moved last.
+    pub fn moved_ms(&self) -> u64 {
+        self.state().moved_ms
+    }
+
+    /// A region's database is set back.
+    pub fn forgets(&self, region: RegionId) {
+        self.state().forgot.insert(region, None);
+    }
+
+    /// A region goes on from earlier watermarks.
+    pub fn applies_again(&self, region: RegionId, from: &BTreeMap<RegionId, Watermark>) {
+        let mut state = self.state();
+        state.applied.retain(|(by, _), _| *by != region);
+        let positions = from.iter().map(|(origin, at)| ((region, *origin), at.position));
+        state.applied.extend(positions);
+    }
+
+    /// A region has noticed that its database was set back, and stored that.
+    pub fn noticed(&self, region: RegionId) {
+        let now_ms = self.time.now_ms();
+        self.state().forgot.entry(region).or_default().get_or_insert(now_ms);
+    }
+
+    /// Regions whose database was set back.
+    pub fn forgot(&self) -> BTreeSet<RegionId> {
+        self.state().forgot.keys().copied().collect()
+    }
+
+    /// The databases that remember everything.
+    pub fn sound(&self) -> Vec<Memory> {
+        let forgot = self.forgot();
+        let sound = |memory: &&Memory| !forgot.contains(&memory.region());
+        self.memories.iter().filter(sound).cloned().collect()
     }
 
     fn memory(&self, region: RegionId) -> Option<&Memory> {

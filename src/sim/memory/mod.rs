@@ -95,6 +95,11 @@ impl Tables {
         self.head
     }
 
+    /// The region knows that this database was set back.
+    pub fn is_set_back(&self) -> bool {
+        self.set_back.is_some()
+    }
+
     /// Pairs of orders that can't stand beside each other and are not settled.
     pub fn open_contests(&self) -> usize {
         self.contested.values().filter(|settled| !**settled).count()

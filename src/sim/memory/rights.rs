@@ -95,7 +95,8 @@ impl RightsTables {
         }
     }
 
-    pub(super) fn known_rows(&self, own: RegionId, sku: &Sku) -> Vec<KnownRow> {
+    /// Every row known of a SKU.
+    pub fn known_rows(&self, own: RegionId, sku: &Sku) -> Vec<KnownRow> {
         let known = |(key, rows): (&StockKey, &BTreeMap<RegionId, Row>)| {
             let active = |owner: RegionId| {
                 if owner == own { self.active.get(key).copied().unwrap_or(0) } else { 0 }
