@@ -236,7 +236,11 @@ impl Plan {
         let is_calm = dice.chance(CALM_PERMILLE);
         let knobs = if is_calm { Knobs::default() } else { Knobs::draw(&mut dice) };
         let skus = dice.between(3, 6);
-        let stock = (0..skus).map(|_| shelf(&mut dice, regions)).collect::<Vec<_>>();
+        let shelf = |_| {
+            let shelf = shelf(&mut dice, regions);
+            if is_calm { gathered(&mut dice, &shelf) } else { shelf }
+        };
+        let stock: Vec<Vec<u64>> = (0..skus).map(shelf).collect();
         let mut draw = Draw { regions, skus: stock.len(), storm_ms };
         let mut entries = Vec::new();
         for key in 0..u64::try_from(size.orders).unwrap_or(0) {
@@ -338,6 +342,12 @@ impl Knobs {
 fn shelf(dice: &mut Dice, regions: usize) -> Vec<u64> {
     let most = dice.pick(&[3, 12, 60, 200, 400]);
     (0..regions).map(|_| dice.below(most + 1)).collect()
+}
+
+/// All of it in one region, so that the others have to ask.
+fn gathered(dice: &mut Dice, shelf: &[u64]) -> Vec<u64> {
+    let (holder, all) = (dice.index(shelf.len()), shelf.iter().sum());
+    (0..shelf.len()).map(|region| if region == holder { all } else { 0 }).collect()
 }
 
 struct Draw {

@@ -20,6 +20,8 @@ const LAST_MILE: Duration = Duration::from_millis(20);
 /// For the last answer, when nothing is broken any more: a provider that stays silent is given up after
 /// less than a minute.
 const ANSWER_AT_LAST: Duration = Duration::from_secs(90);
+/// By then servers that just started have heard each other's heartbeats; before, nobody is asked.
+const HEARD_MS: u64 = 2_000;
 /// So many units more than are wanted are plenty: orders under way at the same time can't want them all.
 const PLENTY: u64 = 30;
 /// What the first of two cards pays: less than any order costs.
@@ -191,7 +193,8 @@ fn plenty(world: &World, shopping: &Shopping) -> Option<u64> {
         .lines
         .iter()
         .map(|(index, _)| checks.unpromised(&sku(*index)).saturating_sub(wanted(*index)));
-    left.min().filter(|left| world.is_calm() && *left >= PLENTY)
+    let hear_each_other = world.shared.time.now_ms() >= HEARD_MS;
+    left.min().filter(|left| world.is_calm() && hear_each_other && *left >= PLENTY)
 }
 
 /// As the border does it: the order's home is asked, and its copy is the second best answer.
