@@ -13,6 +13,7 @@ mod in_flight;
 mod intent_lookup;
 mod inventory;
 mod place_order;
+pub mod reconcile;
 mod region;
 pub mod rights;
 mod run_saga;

@@ -2,4 +2,5 @@
 
 mod health;
 pub(crate) mod local;
+mod mending;
 pub mod server;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
 use crate::app::rights::{Board, Granter, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
@@ -26,6 +28,7 @@ use crate::types::RegionId;
 use crate::workers;
 
 use super::health::RegionHealth;
+use super::mending::Mending;
 
 /// Calls to the payment provider at once. At 3,000 orders a second and 50 ms an answer 150 are under
 /// way; more than this and the provider is in trouble, and a longer queue helps nobody.
@@ -33,6 +36,9 @@ const PROVIDER_CALLS_MAX: usize = 512;
 
 /// Sums of all rows serve for this part of the time between two comparisons with a peer: 5 of 30 s.
 const SUMS_PER_INTERVAL: u32 = 6;
+
+/// How long a copy may be missing before it counts as lost: I-20's bound.
+const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// Runs one region's server until `stop` is done, then drains.
 pub async fn run(
@@ -102,6 +108,8 @@ struct Parts {
     app: Arc<App>,
     rights: Arc<Rights>,
     replication: workers::Replication,
+    reconciler: Arc<Reconciler>,
+    metrics: Arc<Metrics>,
     signals: Signals,
 }
 
@@ -149,16 +157,16 @@ async fn parts(
     };
     let writer =
         Writer::start(tasks, Arc::clone(&region), store.clone(), signals.clone(), settings);
-    let gateway = SimulatorClient::new(
+    let gateway = Arc::new(SimulatorClient::new(
         &config.payments_url,
         config.payments_answer_timeout,
         PROVIDER_CALLS_MAX,
         &Trust::for_addresses([config.payments_url.as_str()])?,
-    )?;
+    )?);
     let sagas = Arc::new(SagaRunner {
         region: Arc::clone(&region),
         writer: writer.clone(),
-        gateway: Arc::new(gateway),
+        gateway: gateway.clone(),
         reader: store.clone(),
         queue: store.clone(),
         completions: Arc::new(Completions::default()),
@@ -189,8 +197,24 @@ async fn parts(
         Some(lookup),
         settings,
     );
+    let app = Arc::new(app);
+    let metrics = Arc::new(Metrics::new(config.region.as_str()));
+    let (helped, counted) = (Arc::clone(&rights), Arc::clone(&metrics));
+    let reconciler = Arc::new(Reconciler {
+        region: Arc::clone(&region),
+        store: store.clone(),
+        replication: store.clone(),
+        reader: store.clone(),
+        bus: Arc::clone(&bus),
+        reachability: Arc::clone(&rights.reachability),
+        gateway: gateway.clone(),
+        ledger: gateway,
+        helpers: Arc::new(Mending { app: Arc::clone(&app), rights: helped, metrics: counted }),
+        tasks: tasks.clone(),
+        times: ReconcileTimes { catch_up: CATCH_UP, saga_stuck: orders.saga_stuck },
+    });
     let replication = workers::Replication { region, bus, store, peers, stops };
-    Ok(Parts { app: Arc::new(app), rights, replication, signals })
+    Ok(Parts { app, rights, replication, reconciler, metrics, signals })
 }
 
 async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
@@ -201,7 +225,7 @@ async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
 }
 
 fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyhow::Result<()> {
-    let Parts { app, rights, replication, signals } = parts;
+    let Parts { app, rights, replication, reconciler, signals, .. } = parts;
     let stop = || tasks.stopping();
     tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop()));
     tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop()));
@@ -220,6 +244,13 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
         in_flight: Arc::clone(&app.in_flight),
         region: config.region,
     });
+    let interval = config.reconciliation.interval;
+    let rounds = workers::reconciliation(Arc::clone(reconciler), interval, stop());
+    tasks.spawn("reconciliation", rounds);
+    let asked = Arc::new(ReconcileHandler { reconciler: Arc::clone(reconciler) });
+    let (bus, until) = (Arc::clone(&replication.bus), stop());
+    let serving = async move { bus.serve(RECONCILE_REQUEST, asked, until).await };
+    tasks.spawn("reconciliation server", serving);
     let (bus, stop) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
     Ok(())
@@ -261,10 +292,11 @@ fn context(
         clock,
         ids,
         limiter: RateLimiter::new(Rates::per_person(config.limits.rate_limit_per_s)),
-        metrics: Arc::new(Metrics::new(config.region.as_str())),
+        metrics: Arc::clone(&parts.metrics),
         health: Arc::new(RegionHealth { app: Arc::clone(&parts.app) }),
         app: Arc::clone(&parts.app),
         rights: Some(Arc::clone(&parts.rights)),
+        reconciler: Some(Arc::clone(&parts.reconciler)),
         outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),
         webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),

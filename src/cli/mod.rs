@@ -10,6 +10,7 @@ mod down;
 mod migrate;
 mod output;
 mod payment_simulator;
+mod reconcile;
 mod region;
 mod replay;
 mod seed;
@@ -45,6 +46,7 @@ enum Command {
     Bench(bench::Args),
     Regions(region::ListArgs),
     Region(region::Args),
+    Reconcile(reconcile::Args),
     Chaos(chaos::Args),
     PaymentSimulator(payment_simulator::Args),
     Sim(sim::Args),
@@ -94,6 +96,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args).await,
         Command::Regions(args) => region::list(args).await,
         Command::Region(args) => region::run(args).await,
+        Command::Reconcile(args) => reconcile::run(args).await,
         Command::Chaos(args) => chaos::run(args).await,
         Command::PaymentSimulator(args) => payment_simulator::run(args).await,
         Command::Sim(args) => sim::run_command(args).await,

@@ -11,7 +11,7 @@ use super::check::{self, Located};
 use super::reader::{Problem, Report, Section};
 use super::{
     Auth, Config, DatabaseLocation, Escrow, Limits, LinkLatency, NatsLocation, Orders, Payments,
-    PeerLocation, Programs, Region, Replication, Server,
+    PeerLocation, Programs, Reconciliation, Region, Replication, Server,
 };
 use crate::types::{RegionId, RegionNumber};
 
@@ -98,6 +98,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
     let orders = Orders::read(root.section("orders"));
     let replication = Replication::read(root.section("replication"));
     let escrow = Escrow::read(root.section("escrow"));
+    let reconciliation = Reconciliation::read(root.section("reconciliation"));
 
     let sections = root.sections("regions");
     let regions_given = sections.len();
@@ -139,6 +140,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         orders,
         replication,
         escrow,
+        reconciliation,
         regions: regions.into_iter().map(|region| region.value).collect(),
     })
 }

@@ -30,7 +30,7 @@ use crate::types::{RegionId, RegionNumber};
 pub use reader::Problem;
 pub use region::{DatabaseAddress, NatsAddress, NatsLogin, Peer, RegionConfig};
 pub use secret::Secret;
-pub use settings::{Escrow, Limits, Orders, Replication};
+pub use settings::{Escrow, Limits, Orders, Reconciliation, Replication};
 
 /// Environment variable with the database password, where no file is named.
 pub const DATABASE_PASSWORD_VARIABLE: &str = "ENTREPOT_DATABASE_PASSWORD";
@@ -73,6 +73,8 @@ pub struct Config {
     pub replication: Replication,
     /// Moving rights.
     pub escrow: Escrow,
+    /// How often a region compares everything.
+    pub reconciliation: Reconciliation,
     /// Every region of the deployment, in the order of the file (nearest first for a fail-over).
     pub regions: Vec<Region>,
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{
     Auth, Config, DATABASE_PASSWORD_VARIABLE, DatabaseLocation, Escrow, Limits,
-    MIGRATION_PASSWORD_VARIABLE, NATS_PASSWORD_VARIABLE, NatsLocation, Orders, Replication, Secret,
-    WEBHOOK_SECRET_VARIABLE,
+    MIGRATION_PASSWORD_VARIABLE, NATS_PASSWORD_VARIABLE, NatsLocation, Orders, Reconciliation,
+    Replication, Secret, WEBHOOK_SECRET_VARIABLE,
 };
 use crate::types::{RegionId, RegionNumber};
 
@@ -57,6 +57,8 @@ pub struct RegionConfig {
     pub replication: Replication,
     /// Moving rights.
     pub escrow: Escrow,
+    /// How often a region compares everything.
+    pub reconciliation: Reconciliation,
 }
 
 /// A database and its password.
@@ -166,6 +168,7 @@ impl Config {
             orders: self.orders.clone(),
             replication: self.replication.clone(),
             escrow: self.escrow.clone(),
+            reconciliation: self.reconciliation.clone(),
         })
     }
 }

@@ -156,3 +156,18 @@ impl Escrow {
         escrow
     }
 }
+
+/// `[reconciliation]`: how often a region compares everything by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reconciliation {
+    /// Between two rounds. A round over a million orders takes a minute of one core.
+    pub interval: Duration,
+}
+
+impl Reconciliation {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let interval = section.millis("interval_ms", 300_000, 1_000..=86_400_000);
+        section.finish();
+        Self { interval }
+    }
+}

@@ -6,6 +6,7 @@
 
 pub mod simulator;
 mod simulator_client;
+mod simulator_ledger;
 pub mod webhook;
 
 pub use simulator_client::{BadProviderUrl, SimulatorClient};

@@ -32,6 +32,7 @@ pub struct BadProviderUrl(String);
 pub struct SimulatorClient {
     client: Client<Connector, Full<Bytes>>,
     authorizations: Uri,
+    ledger: Uri,
     timeout: Duration,
     slots: Semaphore,
 }
@@ -76,12 +77,13 @@ impl SimulatorClient {
         let (scheme, authority) = scheme.zip(base.authority()).ok_or_else(bad)?;
         let authorizations =
             format!("{scheme}://{authority}/v1/authorizations").parse().map_err(|_| bad())?;
+        let ledger = format!("{scheme}://{authority}/ledger").parse().map_err(|_| bad())?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(in_flight_max)
             .build(trust.connector(timeout));
-        Ok(Self { client, authorizations, timeout, slots: Semaphore::new(in_flight_max) })
+        Ok(Self { client, authorizations, ledger, timeout, slots: Semaphore::new(in_flight_max) })
     }
 
     fn uri_of(&self, key: &str, action: &str) -> Uri {
@@ -104,22 +106,35 @@ impl SimulatorClient {
         uri: Uri,
         body: Bytes,
     ) -> Result<Authorization, GatewayError> {
+        let (status, body) = self.exchange(method, uri, body, ANSWER_BYTES_MAX).await?;
+        read_answer(status, &body)
+    }
+
+    /// The answer, if there is one in time.
+    pub(super) async fn exchange(
+        &self,
+        method: Method,
+        uri: Uri,
+        body: Bytes,
+        bytes_max: usize,
+    ) -> Result<(StatusCode, Bytes), GatewayError> {
         let deadline = tokio::time::sleep(self.timeout);
         tokio::select! {
             biased;
-            answer = self.call_unbounded(method, uri, body) => answer,
+            answer = self.exchange_unbounded(method, uri, body, bytes_max) => answer,
             () = deadline => {
                 Err(GatewayError::NoAnswer(format!("no answer within {} ms", self.timeout.as_millis())))
             }
         }
     }
 
-    async fn call_unbounded(
+    async fn exchange_unbounded(
         &self,
         method: Method,
         uri: Uri,
         body: Bytes,
-    ) -> Result<Authorization, GatewayError> {
+        bytes_max: usize,
+    ) -> Result<(StatusCode, Bytes), GatewayError> {
         let _slot = self.slots.acquire().await.expect("never closed");
         let request = Request::builder()
             .method(method)
@@ -137,9 +152,13 @@ impl SimulatorClient {
             }
         })?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
         let body = body.map_err(|error| GatewayError::NoAnswer(error.to_string()))?.to_bytes();
-        read_answer(status, &body)
+        Ok((status, body))
+    }
+
+    pub(super) fn ledger(&self) -> &Uri {
+        &self.ledger
     }
 }
 

@@ -4,7 +4,9 @@ use utoipa_axum::routes;
 
 use super::context::Context;
 use super::front_door::FrontDoor;
-use super::handlers::{admin, inventory, nodes, orders, place, products, transfers, webhooks};
+use super::handlers::{
+    admin, inventory, nodes, orders, place, products, reconciliations, transfers, webhooks,
+};
 use super::operations;
 use super::routes::{ANYBODY, Access, INSIDERS, OPERATORS, Routes};
 
@@ -38,6 +40,8 @@ fn table(context: Context) -> Routes {
         .add(OPERATORS, routes!(admin::resume))
         .add(OPERATORS, routes!(admin::list_sagas))
         .add(OPERATORS, routes!(admin::retry_saga))
+        .add(OPERATORS, routes!(reconciliations::reconcile))
+        .add(OPERATORS, routes!(reconciliations::get_reconciliation))
 }
 
 #[cfg(test)]

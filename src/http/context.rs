@@ -17,6 +17,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
 use crate::app::App;
+use crate::app::reconcile::Reconciler;
 use crate::app::rights::Rights;
 use crate::gateways::webhook;
 
@@ -73,6 +74,8 @@ pub struct ContextParts {
     pub rights: Option<Arc<Rights>>,
     /// Knows where this region's outbox ends; `None` where there are no other regions.
     pub outbox: Option<Arc<dyn ReplicationStore>>,
+    /// Compares what must agree; `None` where there are no other regions.
+    pub reconciler: Option<Arc<Reconciler>>,
     /// Asks the other regions.
     pub forwarder: Forwarder,
     /// By payment gateway: the secret that signs its webhooks.

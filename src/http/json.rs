@@ -69,15 +69,41 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(&request) {
-            return Err(Problem::new(
-                Code::UnsupportedMediaType,
-                "send the body as Content-Type: application/json",
-            ));
+            return Err(not_json());
         }
         let raw = read_body(request.into_body(), BodyLimits::from_ref(state)).await?;
         let value = parse(&raw)?;
         Ok(Self { value, raw })
     }
+}
+
+/// A body that may be left out: then its default.
+#[derive(Debug)]
+pub struct OptionalJson<T> {
+    /// The value.
+    pub value: T,
+}
+
+impl<T, S> FromRequest<S> for OptionalJson<T>
+where
+    T: DeserializeOwned + Default,
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !request.headers().contains_key(header::CONTENT_TYPE) {
+            let raw = read_body(request.into_body(), BodyLimits::from_ref(state)).await?;
+            return if raw.is_empty() { Ok(Self { value: T::default() }) } else { Err(not_json()) };
+        }
+        let StrictJson { value, .. } = StrictJson::from_request(request, state).await?;
+        Ok(Self { value })
+    }
+}
+
+fn not_json() -> Problem {
+    Problem::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json")
 }
 
 fn is_json(request: &Request) -> bool {

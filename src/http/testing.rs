@@ -283,6 +283,7 @@ impl Fixture {
             app: Arc::new(app),
             rights: None,
             outbox: None,
+            reconciler: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
             order_wait: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 mod bus;
 mod escrow;
 mod payments;
+mod reconcile;
 mod replication;
 mod rights;
 pub mod store;
@@ -11,6 +12,10 @@ mod time;
 pub use bus::{Acknowledge, Bus, BusError, Delivery, RequestHandler, RequestKind};
 pub use escrow::{Credit, Given, MergeReport, Moved, Reachability, RightsStore, SkuLedgers};
 pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
+pub use reconcile::{
+    Claim, ClaimCursor, ClaimsPage, LedgerEntry, LedgerPage, PaymentLedger, ReconcileStore,
+    ScannedOrder, Snapshot, Turn,
+};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{

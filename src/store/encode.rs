@@ -117,7 +117,7 @@ impl OrderColumns {
         self.order_id.len()
     }
 
-    /// Runs [`INSERT_ORDERS`] or [`UPSERT_COPIES`]. Answers the rows written.
+    /// Runs [`INSERT_ORDERS`] or a statement with its parameters. Answers the rows written.
     pub(crate) async fn insert(
         &self,
         statement: &'static str,
@@ -228,7 +228,16 @@ impl EventColumns {
         &self,
         connection: &mut sqlx::PgConnection,
     ) -> Result<(), sqlx::Error> {
-        sqlx::query(INSERT_EVENTS)
+        self.insert_with(INSERT_EVENTS, connection).await
+    }
+
+    /// Runs a statement with the parameters of [`INSERT_EVENTS`].
+    pub(crate) async fn insert_with(
+        &self,
+        statement: &'static str,
+        connection: &mut sqlx::PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(statement)
             .bind(&self.order_id)
             .bind(&self.first_seq)
             .bind(&self.last_seq)

@@ -11,6 +11,7 @@ mod lease;
 mod load;
 mod migrate;
 mod read;
+mod reconcile;
 mod replication;
 mod rights;
 mod sagas;
@@ -38,6 +39,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     copies::STATEMENTS,
     load::STATEMENTS,
     read::STATEMENTS,
+    reconcile::STATEMENTS,
     replication::STATEMENTS,
     rights::STATEMENTS,
     sagas::STATEMENTS,

@@ -108,7 +108,7 @@ WITH cells AS (
 SELECT owner, sum(units)::bigint AS units, count(*) AS keys FROM held WHERE units > 0 GROUP BY owner";
 
 impl PgStore {
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         query: Query<'_, Postgres, sqlx::postgres::PgArguments>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {

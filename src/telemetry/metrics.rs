@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::peers::PeerMetrics;
+use crate::reconcile::{Class, Report};
 use crate::replication::PeerView;
 
 /// The media type of [`Metrics::text`].
@@ -50,6 +51,15 @@ pub struct OutcomeLabels {
     pub outcome: &'static str,
 }
 
+/// What reconciliation found in this region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DifferenceLabels {
+    /// The class of the difference.
+    pub class: &'static str,
+    /// The rule that is broken, e.g. `I-01`.
+    pub invariant: &'static str,
+}
+
 #[derive(Debug, Clone)]
 struct LatencyBuckets;
 
@@ -72,6 +82,9 @@ pub struct Metrics {
     /// Requests refused as ambiguous.
     pub http_ambiguous_requests: Counter,
     orders_placed: Family<OutcomeLabels, Counter>,
+    differences: Family<DifferenceLabels, Gauge>,
+    /// When a run of reconciliation last ended, in seconds since 1970: one that is old is an alert as well.
+    pub reconciled_at_seconds: Gauge,
     peers: PeerMetrics,
 }
 
@@ -108,6 +121,18 @@ impl Metrics {
             "Orders by how placing them ended",
             orders_placed.clone(),
         );
+        let differences = Family::default();
+        registry.register(
+            "reconciliation_differences",
+            "Differences that the last run found, by class and invariant",
+            differences.clone(),
+        );
+        let reconciled_at_seconds = Gauge::default();
+        registry.register(
+            "reconciled_at_seconds",
+            "When a run of reconciliation last ended, since 1970",
+            reconciled_at_seconds.clone(),
+        );
         let peers = PeerMetrics::default();
         peers.register(&mut registry);
         Self {
@@ -118,6 +143,8 @@ impl Metrics {
             http_connections_refused,
             http_ambiguous_requests,
             orders_placed,
+            differences,
+            reconciled_at_seconds,
             peers,
         }
     }
@@ -132,6 +159,19 @@ impl Metrics {
     /// Counts one order.
     pub fn order_placed(&self, outcome: &'static str) {
         self.orders_placed.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Takes over what a run of reconciliation found in this region.
+    pub fn reconciled(&self, part: &Report) {
+        for class in Class::ALL {
+            let labels =
+                DifferenceLabels { class: class.code(), invariant: class.invariant().code() };
+            let count = part.counts.get(class).copied().unwrap_or(0);
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.differences.get_or_create(&labels).set(count);
+        }
+        let ended_s = part.finished_at_ms.unwrap_or(0) / 1_000;
+        self.reconciled_at_seconds.set(i64::try_from(ended_s).unwrap_or(i64::MAX));
     }
 
     /// Takes over how the peers are seen now.

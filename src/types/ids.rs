@@ -59,6 +59,10 @@ uuid_newtype!(
     SagaId
 );
 uuid_newtype!(
+    /// A report of reconciliation. Its last byte is the number of the region that keeps it.
+    ReportId
+);
+uuid_newtype!(
     /// A movement of rights between two regions, named by the one that asks.
     TransferId
 );

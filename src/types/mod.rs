@@ -8,8 +8,8 @@ mod region;
 
 pub use hlc::{BadHlc, ClockDrift, HLC_DRIFT_MS_MAX, Hlc, HlcTimestamp};
 pub use ids::{
-    BadText, CustomerId, LineId, NodeId, OrderId, PaymentId, ReservationId, SagaId, Sku, StockKey,
-    TransferId, check_text, uuid_v7,
+    BadText, CustomerId, LineId, NodeId, OrderId, PaymentId, ReportId, ReservationId, SagaId, Sku,
+    StockKey, TransferId, check_text, uuid_v7,
 };
 pub use invariant::InvariantId;
 pub use money::{BadCurrency, Currency, Money, split_by_largest_remainder};

@@ -8,6 +8,7 @@ pub mod grants;
 mod heartbeat;
 mod publisher;
 mod rebalancer;
+mod reconciliation;
 mod replication;
 mod replicator;
 mod row_digest;
@@ -16,6 +17,7 @@ mod saga_recovery;
 mod stuck_sagas;
 
 pub use contested::contested;
+pub use reconciliation::reconciliation;
 pub use replication::Replication;
 pub use saga_recovery::saga_recovery;
 pub use stuck_sagas::stuck_sagas;

@@ -9,6 +9,7 @@ pub(super) mod inventory;
 pub(super) mod nodes;
 pub(super) mod order;
 pub(super) mod place;
+pub(super) mod reconciliation;
 pub(super) mod regions;
 pub(super) mod saga;
 

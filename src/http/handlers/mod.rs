@@ -6,6 +6,7 @@ pub(super) mod nodes;
 pub(super) mod orders;
 pub(super) mod place;
 pub(super) mod products;
+pub(super) mod reconciliations;
 pub(super) mod transfers;
 pub(super) mod webhooks;
 

@@ -1,0 +1,419 @@
+//! The copies that this region holds, against what their origins hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{LOOK, Reconciler};
+use crate::ports::{ReplicationError, StoreError};
+use crate::reconcile::{
+    Answer, Ask, Class, ENTRIES_MAX, Entry, Flaw, Found, Kind, RANGE_ROWS, RANGES_MAX, Range,
+    Report, Sum, Verdict, compare, judge,
+};
+use crate::replication::Position;
+use crate::types::{HlcTimestamp, RegionId};
+
+/// Suspects of one kind and peer that are looked at again in one run. So many have one cause, and each round of
+/// looks is bounded.
+const SUSPECTS_MAX: usize = 2_000;
+
+/// How often a copy that keeps changing is looked at. It has overtaken what its origin said each time.
+const LOOKS_MAX: u32 = 3;
+
+/// Why a peer is not compared any further.
+pub(super) enum Stop {
+    /// The own database.
+    Store(StoreError),
+    /// The peer.
+    LeftOut(String),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<String> for Stop {
+    fn from(why: String) -> Self {
+        Self::LeftOut(why)
+    }
+}
+
+/// Whether what an origin had written is applied here.
+enum Caught {
+    Up,
+    /// It moves, and is not there yet.
+    NotYet,
+    /// Nothing has moved for as long as was waited.
+    Still(Position),
+}
+
+/// A suspect and what was last said of it.
+struct Suspect {
+    verdict: Verdict,
+    ours: Option<Entry>,
+    theirs: Option<Entry>,
+}
+
+type Entries = BTreeMap<String, Entry>;
+
+impl Reconciler {
+    /// Compares all copies with one peer.
+    pub(super) async fn compare_with(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+    ) -> Result<(), StoreError> {
+        for kind in Kind::ALL {
+            match self.compare_kind(report, peer, *kind).await {
+                Ok(()) => {}
+                Err(Stop::Store(error)) => return Err(error),
+                Err(Stop::LeftOut(why)) => {
+                    report.leave_out(self.region.id, peer.to_string(), why);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_kind(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+        kind: Kind,
+    ) -> Result<(), Stop> {
+        // Envelopes above the watermark are on their way.
+        let end = match kind {
+            Kind::Envelopes => Some(key_of(self.watermark(peer).await?)),
+            Kind::Orders | Kind::Rights | Kind::Products | Kind::Nodes => None,
+        };
+        let mut suspects = BTreeSet::new();
+        let mut after = String::new();
+        let mut is_last = false;
+        while !is_last && suspects.len() <= SUSPECTS_MAX {
+            let (mut ranges, mut sums) = (Vec::new(), Vec::new());
+            while !is_last && ranges.len() < RANGES_MAX {
+                let mut range = Range { kind, owner: peer, after, upto: end.clone() };
+                let entries = self.store.entries(&range, RANGE_ROWS).await?;
+                report.checked.copies += entries.len() as u64;
+                is_last = entries.len() < RANGE_ROWS;
+                after = entries.last().map(|entry| entry.key.clone()).unwrap_or_default();
+                if !is_last {
+                    range.upto = Some(after.clone());
+                }
+                sums.push(Sum::of(&entries));
+                ranges.push(range);
+            }
+            let Answer::Sums(theirs) = self.ask(peer, &Ask::Sums(ranges.clone())).await? else {
+                return Err(nonsense());
+            };
+            for ((range, ours), theirs) in ranges.into_iter().zip(sums).zip(theirs) {
+                if ours != theirs {
+                    self.find_suspects(&mut suspects, peer, range).await?;
+                }
+            }
+        }
+        if suspects.len() > SUSPECTS_MAX {
+            let why = format!("only the first of many {}s that differ were compared", kind.noun());
+            report.leave_out(self.region.id, peer.to_string(), why);
+        }
+        let keys: Vec<String> = suspects.into_iter().take(SUSPECTS_MAX).collect();
+        self.look_again(report, peer, kind, keys).await?;
+        if kind == Kind::Envelopes {
+            // Whether anything arrives at all does not depend on what it would change.
+            let head = self.head_of(peer).await?;
+            self.catch_up(report, peer, kind, &Entries::new(), head).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the keys of a range at which the two sides differ now.
+    async fn find_suspects(
+        &self,
+        suspects: &mut BTreeSet<String>,
+        peer: RegionId,
+        mut range: Range,
+    ) -> Result<(), Stop> {
+        while suspects.len() <= SUSPECTS_MAX {
+            let Answer::Entries { entries: theirs, .. } =
+                self.ask(peer, &Ask::Entries(range.clone())).await?
+            else {
+                return Err(nonsense());
+            };
+            let is_last = theirs.len() < ENTRIES_MAX;
+            let last = theirs.last().map(|entry| entry.key.clone());
+            let upto = if is_last { range.upto.clone() } else { last.clone() };
+            let ours = Range { upto, ..range.clone() };
+            let ours = self.store.entries(&ours, ENTRIES_MAX).await?;
+            suspects.extend(compare(&ours, &theirs).into_iter().map(|mismatch| mismatch.key));
+            match last {
+                Some(last) if !is_last => range.after = last,
+                Some(_) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at suspects as [`judge`] wants it, until each is decided or has moved every time.
+    async fn look_again(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+        kind: Kind,
+        mut keys: Vec<String>,
+    ) -> Result<(), Stop> {
+        for _ in 0..LOOKS_MAX {
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let looked = self.look_once(report, peer, kind, &keys).await?;
+            keys.clear();
+            for (key, suspect) in looked {
+                match suspect.verdict {
+                    Verdict::Equal => {}
+                    Verdict::Moving => keys.push(key),
+                    Verdict::Missing | Verdict::Behind | Verdict::Differs | Verdict::Forgotten => {
+                        self.enter_copy(report, peer, kind, &key, suspect).await?;
+                    }
+                }
+            }
+        }
+        report.checked.moving += keys.len() as u64;
+        Ok(())
+    }
+
+    async fn look_once(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+        kind: Kind,
+        keys: &[String],
+    ) -> Result<BTreeMap<String, Suspect>, Stop> {
+        let before = self.own_entries(kind, peer, keys).await?;
+        let ask = Ask::EntriesOf { kind, owner: peer, keys: keys.to_vec() };
+        let Answer::Entries { entries, head } = self.ask(peer, &ask).await? else {
+            return Err(nonsense());
+        };
+        let theirs = by_key(entries);
+        let judged = self.catch_up(report, peer, kind, &theirs, head).await?;
+        let after = self.own_entries(kind, peer, keys).await?;
+        let mut looked = BTreeMap::new();
+        for key in keys {
+            let (before, theirs, after) = (before.get(key), theirs.get(key), after.get(key));
+            let verdict = judge(kind, before, theirs, after);
+            // What may still be on its way is no evidence; what has been forgotten is, anyhow.
+            if judged || verdict == Verdict::Forgotten {
+                let (ours, theirs) = (after.cloned(), theirs.cloned());
+                looked.insert(key.clone(), Suspect { verdict, ours, theirs });
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Waits until what was seen at the origin must have arrived. `false`: it need not have.
+    async fn catch_up(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+        kind: Kind,
+        theirs: &Entries,
+        head: Position,
+    ) -> Result<bool, Stop> {
+        let mut heads = BTreeMap::new();
+        match kind {
+            Kind::Rights => return self.rows_arrive(peer, theirs).await,
+            Kind::Orders | Kind::Envelopes => {
+                heads.insert(peer, head);
+            }
+            Kind::Products | Kind::Nodes => {
+                heads.insert(peer, head);
+                for writer in writers(theirs) {
+                    if writer != peer && writer != self.region.id {
+                        heads.insert(writer, self.head_of(writer).await?);
+                    }
+                }
+            }
+        }
+        for (origin, head) in heads {
+            match self.applied(origin, head).await? {
+                Caught::Up => {}
+                Caught::NotYet => {
+                    let why = format!("{}s of it are still arriving", kind.noun());
+                    report.leave_out(self.region.id, origin.to_string(), why);
+                    return Ok(false);
+                }
+                Caught::Still(at) => {
+                    let (expected, found) = (format!("applied up to {head}"), at.to_string());
+                    let flaw = Flaw { class: Class::ReplicationStandsStill, expected, found };
+                    let subject = format!("envelopes of {origin}");
+                    let known = report.differences.iter().any(|difference| {
+                        difference.class == flaw.class && difference.subject == subject
+                    });
+                    if !known {
+                        let found = Found { peer: Some(origin), subject, flaw };
+                        report.add(self.region.id, found);
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the outbox of a peer ends.
+    async fn head_of(&self, peer: RegionId) -> Result<Position, Stop> {
+        let ask = Ask::EntriesOf { kind: Kind::Envelopes, owner: peer, keys: Vec::new() };
+        match self.ask(peer, &ask).await? {
+            Answer::Entries { head, .. } => Ok(head),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Waits for the watermark.
+    async fn applied(&self, origin: RegionId, head: Position) -> Result<Caught, Stop> {
+        let started_ms = self.region.clock.monotonic_ms();
+        let first = self.watermark(origin).await?;
+        let mut at = first;
+        loop {
+            if at >= head {
+                return Ok(Caught::Up);
+            }
+            if self.waited(started_ms) {
+                return Ok(if at == first { Caught::Still(at) } else { Caught::NotYet });
+            }
+            tokio::time::sleep(LOOK).await;
+            at = self.watermark(origin).await?;
+        }
+    }
+
+    /// Rows travel by themselves and are repaired by digests: they are given the time of I-20.
+    async fn rows_arrive(&self, peer: RegionId, theirs: &Entries) -> Result<bool, Stop> {
+        let keys: Vec<String> = theirs.keys().cloned().collect();
+        let started_ms = self.region.clock.monotonic_ms();
+        loop {
+            let ours = self.own_entries(Kind::Rights, peer, &keys).await?;
+            let arrived = |(key, theirs): (&String, &Entry)| {
+                ours.get(key).is_some_and(|ours| ours.stamp >= theirs.stamp)
+            };
+            if theirs.iter().all(arrived) || self.waited(started_ms) {
+                return Ok(true);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(super) fn waited(&self, started_ms: u64) -> bool {
+        let waited_ms = self.region.clock.monotonic_ms().saturating_sub(started_ms);
+        u128::from(waited_ms) >= self.times.catch_up.as_millis()
+    }
+
+    async fn own_entries(
+        &self,
+        kind: Kind,
+        owner: RegionId,
+        keys: &[String],
+    ) -> Result<Entries, StoreError> {
+        Ok(by_key(self.store.entries_of(kind, owner, keys).await?))
+    }
+
+    async fn watermark(&self, origin: RegionId) -> Result<Position, StoreError> {
+        let watermarks = self.replication.watermarks().await.map_err(store_error)?;
+        Ok(watermarks.get(&origin).map_or(Position::START, |watermark| watermark.position))
+    }
+
+    async fn enter_copy(
+        &self,
+        report: &mut Report,
+        peer: RegionId,
+        kind: Kind,
+        key: &str,
+        suspect: Suspect,
+    ) -> Result<(), Stop> {
+        let Suspect { verdict, ours, theirs } = suspect;
+        let class = class_of(kind, verdict);
+        let subject = format!("{} {}", kind.noun(), key.replace('\u{1f}', " at "));
+        let text = |entry: Option<&Entry>| match entry {
+            None => "none".to_owned(),
+            Some(entry) if entry.stamp.is_empty() => format!("hash {}", entry.hash),
+            Some(entry) => format!("version {}, hash {}", short(&entry.stamp), entry.hash),
+        };
+        let flaw = Flaw {
+            class,
+            expected: format!("{} at {peer}", text(theirs.as_ref())),
+            found: text(ours.as_ref()),
+        };
+        let found = Found { peer: Some(peer), subject, flaw };
+        match class {
+            Class::OrderCopyMissing | Class::OrderCopyDiffers => {
+                let version = theirs.and_then(|entry| entry.stamp.parse().ok()).unwrap_or(0);
+                self.enter_order_copy(report, peer, key, version, found).await
+            }
+            Class::RightsCopyBehind => {
+                let mend = async {
+                    let pulled = self.helpers.pull_rights(peer).await?;
+                    Ok(format!("pulled {pulled} rows of rights from {peer}"))
+                };
+                self.enter(report, found, mend).await;
+                Ok(())
+            }
+            Class::ProductDiffers | Class::NodeDiffers => {
+                self.enter(report, found, self.pull_document(peer, kind, key)).await;
+                Ok(())
+            }
+            _ => {
+                report.add(self.region.id, found);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn class_of(kind: Kind, verdict: Verdict) -> Class {
+    match (kind, verdict) {
+        (Kind::Orders, Verdict::Forgotten) => Class::OrderForgotten,
+        (Kind::Orders, Verdict::Missing) => Class::OrderCopyMissing,
+        (Kind::Orders, _) => Class::OrderCopyDiffers,
+        (Kind::Rights, Verdict::Forgotten) => Class::RightsForgotten,
+        (Kind::Rights, Verdict::Differs) => Class::RightsCellDiffers,
+        (Kind::Rights, _) => Class::RightsCopyBehind,
+        (Kind::Envelopes, Verdict::Forgotten) => Class::InboxUnknownToOrigin,
+        (Kind::Envelopes, Verdict::Missing) => Class::OutboxNotApplied,
+        (Kind::Envelopes, _) => Class::EnvelopeDiffers,
+        (Kind::Products, _) => Class::ProductDiffers,
+        (Kind::Nodes, _) => Class::NodeDiffers,
+    }
+}
+
+/// Who wrote these, by their stamps.
+fn writers(entries: &Entries) -> BTreeSet<RegionId> {
+    let stamps = entries.values().filter_map(|entry| entry.stamp.parse::<HlcTimestamp>().ok());
+    stamps.map(|stamp| stamp.region).collect()
+}
+
+/// The key of an envelope, as the database makes it.
+fn key_of(position: Position) -> String {
+    format!("{:010}/{:020}", position.epoch.0, position.sequence)
+}
+
+/// Without the zeros that make stamps sort.
+fn short(stamp: &str) -> String {
+    let parts: Vec<_> = stamp.split('.').map(|part| part.trim_start_matches('0')).collect();
+    parts.join(".")
+}
+
+fn by_key(entries: Vec<Entry>) -> Entries {
+    entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect()
+}
+
+fn nonsense() -> Stop {
+    Stop::LeftOut("it answered something else than it was asked".to_owned())
+}
+
+fn store_error(error: ReplicationError) -> StoreError {
+    match error {
+        ReplicationError::Unavailable(why) => StoreError::Unavailable(why),
+        ReplicationError::CantApply { .. } | ReplicationError::Corrupt(_) => {
+            StoreError::Broken(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What is copied between regions, in short: key, stamp and hash, in order of keys.
+//!
+//! Keys are texts on the wire and columns here; every statement has the same parameters: owner, after, up to,
+//! limit, or owner and keys. A content's hash is of its text as it is stored: where only that differs, as between
+//! two versions of the program, the comparison reads what it means.
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::PgStore;
+use crate::reconcile::{Entry, Kind, Range};
+use crate::types::RegionId;
+
+macro_rules! of_orders {
+    ($rest:literal) => {
+        concat!(
+            "SELECT order_id::text AS key, lpad(version::text, 20, '0') AS stamp, ",
+            "md5(concat_ws(' ', chain_hash, status, payment_status, fulfillment_status, document)) AS hash ",
+            "FROM orders WHERE home_region = $1 AND ",
+            $rest
+        )
+    };
+}
+
+pub(super) const ORDERS: &str = of_orders!(
+    "order_id > coalesce(nullif($2::text, ''), '00000000-0000-0000-0000-000000000000')::uuid
+AND ($3::text IS NULL OR order_id <= $3::text::uuid) ORDER BY order_id LIMIT $4"
+);
+pub(super) const ORDERS_OF: &str =
+    of_orders!("order_id = ANY($2::text[]::uuid[]) ORDER BY order_id");
+
+/// SKU and node hold no control characters, so one keeps them apart.
+macro_rules! of_rights {
+    ($rest:literal) => {
+        concat!(
+            "SELECT sku || E'\\x1f' || node AS key, ",
+            "lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp, ",
+            "md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash ",
+            "FROM rights WHERE owner = $1 AND version > 0 AND ",
+            $rest
+        )
+    };
+}
+
+pub(super) const RIGHTS: &str = of_rights!(
+    "(sku, node) > (split_part($2, E'\\x1f', 1), split_part($2, E'\\x1f', 2))
+AND ($3::text IS NULL OR (sku, node) <= (split_part($3, E'\\x1f', 1), split_part($3, E'\\x1f', 2)))
+ORDER BY sku, node LIMIT $4"
+);
+pub(super) const RIGHTS_OF: &str = of_rights!(
+    "(sku, node) IN (SELECT split_part(k, E'\\x1f', 1), split_part(k, E'\\x1f', 2) FROM unnest($2::text[]) AS k)
+ORDER BY sku, node"
+);
+
+/// Where a key ends: fixed widths make the text sort like the numbers.
+macro_rules! of_log {
+    ($table:literal, $rest:literal) => {
+        concat!(
+            "SELECT lpad(epoch::text, 10, '0') || '/' || lpad(seq::text, 20, '0') AS key, ",
+            "'' AS stamp, event_hash AS hash FROM ",
+            $table,
+            " AND ",
+            $rest
+        )
+    };
+}
+
+macro_rules! log_range {
+    ($table:literal) => {
+        of_log!(
+            $table,
+            "(epoch, seq) > (coalesce(nullif(split_part($2, '/', 1), ''), '0')::integer,
+                coalesce(nullif(split_part($2, '/', 2), ''), '0')::bigint)
+AND ($3::text IS NULL OR (epoch, seq) <= (split_part($3, '/', 1)::integer, split_part($3, '/', 2)::bigint))
+ORDER BY epoch, seq LIMIT $4"
+        )
+    };
+}
+
+macro_rules! log_keys {
+    ($table:literal) => {
+        of_log!(
+            $table,
+            "(epoch, seq) IN (SELECT split_part(k, '/', 1)::integer, split_part(k, '/', 2)::bigint
+                 FROM unnest($2::text[]) AS k) ORDER BY epoch, seq"
+        )
+    };
+}
+
+/// Whose outbox it is needs no column.
+pub(super) const OUTBOX: &str = log_range!("outbox WHERE $1::text IS NOT NULL");
+pub(super) const OUTBOX_OF: &str = log_keys!("outbox WHERE $1::text IS NOT NULL");
+pub(super) const INBOX: &str = log_range!("inbox WHERE origin = $1");
+pub(super) const INBOX_OF: &str = log_keys!("inbox WHERE origin = $1");
+
+pub(super) const PRODUCTS: &str = "
+SELECT sku AS key, hlc AS stamp, md5(document) AS hash FROM products
+WHERE $1::text IS NOT NULL AND sku > $2 AND ($3::text IS NULL OR sku <= $3) ORDER BY sku LIMIT $4";
+pub(super) const PRODUCTS_OF: &str = "
+SELECT sku AS key, hlc AS stamp, md5(document) AS hash FROM products
+WHERE $1::text IS NOT NULL AND sku = ANY($2::text[]) ORDER BY sku";
+
+pub(super) const NODES: &str = "
+SELECT node AS key, hlc AS stamp, md5(document) AS hash FROM nodes
+WHERE $1::text IS NOT NULL AND node > $2 AND ($3::text IS NULL OR node <= $3) ORDER BY node LIMIT $4";
+pub(super) const NODES_OF: &str = "
+SELECT node AS key, hlc AS stamp, md5(document) AS hash FROM nodes
+WHERE $1::text IS NOT NULL AND node = ANY($2::text[]) ORDER BY node";
+
+pub(super) async fn read(
+    store: &PgStore,
+    range: &Range,
+    limit: usize,
+) -> Result<Vec<Entry>, sqlx::Error> {
+    let statement = match range.kind {
+        Kind::Orders => ORDERS,
+        Kind::Rights => RIGHTS,
+        Kind::Envelopes if range.owner == store.region => OUTBOX,
+        Kind::Envelopes => INBOX,
+        Kind::Products => PRODUCTS,
+        Kind::Nodes => NODES,
+    };
+    let query = sqlx::query(statement)
+        .bind(range.owner.as_str())
+        .bind(&range.after)
+        .bind(range.upto.as_deref())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    store.rows(query).await?.iter().map(entry).collect()
+}
+
+pub(super) async fn read_keys(
+    store: &PgStore,
+    kind: Kind,
+    owner: RegionId,
+    keys: &[String],
+) -> Result<Vec<Entry>, sqlx::Error> {
+    let statement = match kind {
+        Kind::Orders => ORDERS_OF,
+        Kind::Rights => RIGHTS_OF,
+        Kind::Envelopes if owner == store.region => OUTBOX_OF,
+        Kind::Envelopes => INBOX_OF,
+        Kind::Products => PRODUCTS_OF,
+        Kind::Nodes => NODES_OF,
+    };
+    let rows = store.rows(sqlx::query(statement).bind(owner.as_str()).bind(keys)).await?;
+    rows.iter().map(entry).collect()
+}
+
+fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
+    Ok(Entry { key: row.try_get("key")?, stamp: row.try_get("stamp")?, hash: row.try_get("hash")? })
+}
