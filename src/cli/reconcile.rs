@@ -119,10 +119,8 @@ fn text(report: &Value) -> String {
     }
     for difference in list(&report["differences"]) {
         let part = |name: &str| plain(&difference[name]);
-        let peer = match &difference["peer"] {
-            Value::Null => String::new(),
-            peer => format!(", compared with {}", plain(peer)),
-        };
+        let peer = difference["peer"].as_str();
+        let peer = peer.map(|peer| format!(", compared with {peer}")).unwrap_or_default();
         line(String::new());
         line(format!(
             "{} ({}) in {}{peer}: {}",

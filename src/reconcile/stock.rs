@@ -226,7 +226,9 @@ mod tests {
             let mut found = Vec::new();
             for part in 0..parts {
                 let mut holdings = Holdings::of_part(part, parts);
-                orders.iter().for_each(|units| holdings.add(&order(units)));
+                for units in &orders {
+                    holdings.add(&order(units));
+                }
                 for (n, units) in &spent {
                     let line = line(key(*n), "a", 100, *units);
                     found.extend(holdings.settle(&line).map(|_| line.key));

@@ -9,6 +9,7 @@
 mod bus;
 mod hang_ups;
 mod payment_simulator;
+mod reconcile;
 mod references;
 mod replication;
 mod replication_store;

@@ -16,6 +16,7 @@ mod frozen;
 mod kill;
 mod placement;
 mod readme;
+mod reconcile;
 mod refusals;
 mod retry;
 mod saga;

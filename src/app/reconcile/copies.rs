@@ -6,7 +6,7 @@ use super::{LOOK, Reconciler};
 use crate::ports::{ReplicationError, StoreError};
 use crate::reconcile::{
     Answer, Ask, Class, ENTRIES_MAX, Entry, Flaw, Found, Kind, RANGE_ROWS, RANGES_MAX, Range,
-    Report, Sum, Verdict, compare, judge,
+    Repair, Report, Sum, Verdict, compare, judge,
 };
 use crate::replication::Position;
 use crate::types::{HlcTimestamp, RegionId};
@@ -263,10 +263,10 @@ impl Reconciler {
     /// Where the outbox of a peer ends.
     async fn head_of(&self, peer: RegionId) -> Result<Position, Stop> {
         let ask = Ask::EntriesOf { kind: Kind::Envelopes, owner: peer, keys: Vec::new() };
-        match self.ask(peer, &ask).await? {
-            Answer::Entries { head, .. } => Ok(head),
-            _ => Err(nonsense()),
-        }
+        let Answer::Entries { head, .. } = self.ask(peer, &ask).await? else {
+            return Err(nonsense());
+        };
+        Ok(head)
     }
 
     /// Waits for the watermark.
@@ -343,12 +343,12 @@ impl Reconciler {
             found: text(ours.as_ref()),
         };
         let found = Found { peer: Some(peer), subject, flaw };
-        match class {
-            Class::OrderCopyMissing | Class::OrderCopyDiffers => {
+        match kind {
+            Kind::Orders if class.repair() == Repair::Safe => {
                 let version = theirs.and_then(|entry| entry.stamp.parse().ok()).unwrap_or(0);
                 self.enter_order_copy(report, peer, key, version, found).await
             }
-            Class::RightsCopyBehind => {
+            Kind::Rights if class.repair() == Repair::Safe => {
                 let mend = async {
                     let pulled = self.helpers.pull_rights(peer).await?;
                     Ok(format!("pulled {pulled} rows of rights from {peer}"))
@@ -356,11 +356,11 @@ impl Reconciler {
                 self.enter(report, found, mend).await;
                 Ok(())
             }
-            Class::ProductDiffers | Class::NodeDiffers => {
+            Kind::Products | Kind::Nodes => {
                 self.enter(report, found, self.pull_document(peer, kind, key)).await;
                 Ok(())
             }
-            _ => {
+            Kind::Orders | Kind::Rights | Kind::Envelopes => {
                 report.add(self.region.id, found);
                 Ok(())
             }

@@ -20,9 +20,10 @@ impl Reconciler {
         found: Found,
     ) -> Result<(), Stop> {
         let id: OrderId = key.parse().map_err(|_| format!("its order `{key}` has no id"))?;
-        let fetched = match self.ask(peer, &Ask::Order(id)).await? {
-            Answer::Order(Some(fetched)) => fold_to(fetched, id, version),
-            _ => Err(format!("{peer} does not know the order any more")),
+        let fetched = if let Answer::Order(Some(fetched)) = self.ask(peer, &Ask::Order(id)).await? {
+            fold_to(fetched, id, version)
+        } else {
+            Err(format!("{peer} does not know the order any more"))
         };
         if let Ok((record, _)) = &fetched {
             let stored = self.store.stored_orders(&[id]).await?;

@@ -135,7 +135,9 @@ impl Reconciler {
         let (own, others) =
             tokio::join!(self.run_own(report.clone()), self.parts_of_peers(&report));
         report.absorb(own);
-        others.into_iter().for_each(|part| report.absorb(part));
+        for part in others {
+            report.absorb(part);
+        }
         report.regions.sort_unstable();
         report.not_compared.sort();
         self.end(&mut report);
@@ -231,11 +233,13 @@ impl Reconciler {
         let (run, repair, asked_by) = (report.id, report.repair, report.asked_by.clone());
         self.ask(peer, &Ask::Start { run, repair, asked_by }).await?;
         loop {
-            match self.ask(peer, &Ask::Part(run)).await? {
-                Answer::Part(Some(part)) if part.status != Status::Running => return Ok(*part),
-                Answer::Part(Some(_)) => tokio::time::sleep(LOOK).await,
-                _ => return Err("it does not know of the run any more".to_owned()),
+            let Answer::Part(Some(part)) = self.ask(peer, &Ask::Part(run)).await? else {
+                return Err("it does not know of the run any more".to_owned());
+            };
+            if part.status != Status::Running {
+                return Ok(*part);
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -12,22 +12,24 @@ use super::Reconciler;
 use crate::domain::order::OrderStatus;
 use crate::ports::{Authorization, LedgerEntry, StoreError};
 use crate::reconcile::{Class, Flaw, Found, Provided, Report, StoredOrder, judge_payment};
-use crate::types::OrderId;
+use crate::types::{Money, OrderId};
 
 /// Payments that are looked at one by one. Beyond it something is wrong with all of them, and each costs a call to
 /// the provider.
 const SUSPECTS_MAX: usize = 10_000;
 
-/// A payment that a confirmed order counts on.
+/// A payment to be looked at by itself: a confirmed order counts on it, or the ledger does not fit its order.
 #[derive(Debug, Clone)]
 pub(super) struct CountedOn {
     pub(super) order: OrderId,
     pub(super) key: String,
+    /// What the ledger says is held; under one key that never changes.
+    pub(super) amount: Option<Money>,
 }
 
 /// What the ledger told.
 #[derive(Debug, Default)]
-pub(super) struct Money {
+pub(super) struct Ledger {
     /// The ledger could be read.
     read: bool,
     /// The last page's cursor: what came later is in it or behind it.
@@ -35,12 +37,25 @@ pub(super) struct Money {
     /// Sorted hashes of the keys that were seen.
     seen: Vec<u64>,
     suspects: Vec<CountedOn>,
+    /// Money held under a reference that no region made: key and reference.
+    nobodys: BTreeMap<String, String>,
 }
 
-impl Money {
+impl Ledger {
     /// The ledger named this key, or could not be read and says nothing about any.
     pub(super) fn has(&self, key: &str) -> bool {
         !self.read || self.seen.binary_search(&key_hash(key)).is_ok()
+    }
+}
+
+impl Ledger {
+    /// The last page is read twice, and shows what is held by then.
+    fn note_nobodys(&mut self, entry: LedgerEntry) {
+        let held = matches!(entry.provided, Provided::Held(_));
+        if held && self.nobodys.len() < SUSPECTS_MAX {
+            let reference = entry.order_reference.unwrap_or_else(|| "no order".to_owned());
+            self.nobodys.insert(entry.provider_key, reference);
+        }
     }
 }
 
@@ -51,13 +66,13 @@ fn key_hash(key: &str) -> u64 {
 
 impl Reconciler {
     /// Reads the ledger once and looks up the orders of what is in it.
-    pub(super) async fn read_ledger(&self, report: &mut Report) -> Result<Money, StoreError> {
-        let mut money = Money::default();
+    pub(super) async fn read_ledger(&self, report: &mut Report) -> Result<Ledger, StoreError> {
+        let mut money = Ledger::default();
         self.go_on(report, &mut money).await?;
         Ok(money)
     }
 
-    async fn go_on(&self, report: &mut Report, money: &mut Money) -> Result<(), StoreError> {
+    async fn go_on(&self, report: &mut Report, money: &mut Ledger) -> Result<(), StoreError> {
         loop {
             let page = match self.ledger.page(money.cursor.as_deref()).await {
                 Ok(page) => page,
@@ -67,7 +82,7 @@ impl Reconciler {
                     return Ok(());
                 }
             };
-            self.look_up(report, money, page.entries).await?;
+            self.look_up(money, page.entries).await?;
             match page.next {
                 Some(next) => money.cursor = Some(next),
                 None => break,
@@ -81,8 +96,7 @@ impl Reconciler {
 
     async fn look_up(
         &self,
-        report: &mut Report,
-        money: &mut Money,
+        money: &mut Ledger,
         entries: Vec<LedgerEntry>,
     ) -> Result<(), StoreError> {
         let mut ours: BTreeMap<OrderId, Vec<LedgerEntry>> = BTreeMap::new();
@@ -90,14 +104,12 @@ impl Reconciler {
             let order = entry.order_reference.as_deref().and_then(|text| text.parse().ok());
             match order.and_then(|id| Some((id, self.region.home_of(id)?))) {
                 Some((id, home)) if home == self.region.id => {
-                    report.checked.payments += 1;
                     money.seen.push(key_hash(&entry.provider_key));
                     ours.entry(id).or_default().push(entry);
                 }
-                Some(_) => {}
                 // Nobody's: one region tells.
-                None if self.is_first() => self.enter_nobodys(report, &entry),
-                None => {}
+                None if self.is_first() => money.note_nobodys(entry),
+                Some(_) | None => {}
             }
         }
         let ids: Vec<OrderId> = ours.keys().copied().collect();
@@ -106,14 +118,10 @@ impl Reconciler {
             stored.into_iter().map(|order| (order.id, order)).collect();
         for (id, entries) in ours {
             for entry in entries {
-                let suspect = match stored.get(&id) {
-                    None => matches!(entry.provided, Provided::Held(_) | Provided::Pending),
-                    Some(order) => {
-                        flaw_of(order, &entry.provider_key, entry.provided, false).is_some()
-                    }
-                };
-                if suspect {
-                    money.suspects.push(CountedOn { order: id, key: entry.provider_key });
+                let LedgerEntry { provider_key: key, provided, .. } = entry;
+                if flaw_of(stored.get(&id), &key, provided, false).is_some() {
+                    let amount = amount_of(provided);
+                    money.suspects.push(CountedOn { order: id, key, amount });
                 }
             }
         }
@@ -124,26 +132,11 @@ impl Reconciler {
         self.region.numbers.values().all(|number| self.region.number <= *number)
     }
 
-    fn enter_nobodys(&self, report: &mut Report, entry: &LedgerEntry) {
-        if let Provided::Held(_) = entry.provided {
-            let reference = entry.order_reference.as_deref().unwrap_or("no order");
-            let found = format!("held for `{reference}`");
-            self.enter_without_order(report, &entry.provider_key, found);
-        }
-    }
-
-    fn enter_without_order(&self, report: &mut Report, key: &str, found: String) {
-        let class = Class::PaymentHeldWithoutOrder;
-        let flaw = Flaw { class, expected: "nothing held".to_owned(), found };
-        let subject = format!("payment {key}");
-        report.add(self.region.id, Found { peer: None, subject, flaw });
-    }
-
     /// Looks at each suspect by itself: the order, the provider, and the order again.
     pub(super) async fn settle_money(
         &self,
         report: &mut Report,
-        mut money: Money,
+        mut money: Ledger,
         counted_on: Vec<CountedOn>,
     ) -> Result<(), StoreError> {
         if !money.read {
@@ -151,6 +144,12 @@ impl Reconciler {
         }
         // What was authorized while the orders were read is in the ledger by now.
         self.go_on(report, &mut money).await?;
+        report.checked.payments += money.seen.len() as u64;
+        for (key, reference) in std::mem::take(&mut money.nobodys) {
+            let flaw = without_order(format!("held for `{reference}`"));
+            let subject = format!("payment {key}");
+            report.add(self.region.id, Found { peer: None, subject, flaw });
+        }
         let unseen: Vec<_> = counted_on.into_iter().filter(|one| !money.has(&one.key)).collect();
         let mut suspects: Vec<_> = std::mem::take(&mut money.suspects);
         suspects.extend(unseen);
@@ -181,28 +180,24 @@ impl Reconciler {
         suspect: &CountedOn,
         can_void: bool,
     ) -> Result<(), StoreError> {
-        let CountedOn { order: id, key } = suspect;
+        let CountedOn { order: id, key, .. } = suspect;
         let before = self.store.stored_orders(&[*id]).await?.pop();
         let provided = match self.gateway.look_up(key).await {
-            Ok(answer) => provided(&answer),
+            Ok(answer) => provided(&answer, suspect.amount),
             Err(error) => {
                 report.leave_out(self.region.id, "the payment ledger", error.to_string());
                 return Ok(());
             }
         };
         let after = self.store.stored_orders(&[*id]).await?.pop();
-        let (Some(before), Some(after)) = (before, after) else {
-            if matches!(provided, Provided::Held(_)) {
-                self.enter_without_order(report, key, format!("held for order {id}"));
-            }
-            return Ok(());
-        };
-        let shared = self.store.rivals(*id).await?.iter().any(|rival| counts_on(rival, key));
+        let is_open = |order: &Option<StoredOrder>| order.as_ref().is_some_and(|o| o.saga_open);
+        let version = |order: &Option<StoredOrder>| order.as_ref().map(|order| order.version);
         // Under way: its saga will see to it, or be stuck.
-        if before.saga_open || after.saga_open || before.version != after.version {
+        if is_open(&before) || is_open(&after) || version(&before) != version(&after) {
             return Ok(());
         }
-        let Some(flaw) = flaw_of(&after, key, provided, shared) else { return Ok(()) };
+        let shared = self.store.rivals(*id).await?.iter().any(|rival| counts_on(rival, key));
+        let Some(flaw) = flaw_of(after.as_ref(), key, provided, shared) else { return Ok(()) };
         let is_held = flaw.class == Class::PaymentHeldForCancelledOrder;
         let subject = format!("payment {key} of order {id}");
         let found = Found { peer: None, subject, flaw };
@@ -229,10 +224,42 @@ impl Reconciler {
     }
 }
 
-fn flaw_of(stored: &StoredOrder, key: &str, provided: Provided, shared: bool) -> Option<Flaw> {
-    let order = stored.document.as_ref().ok()?;
-    let payment = order.payments.iter().find(|payment| payment.provider_key == key)?;
-    judge_payment(order, payment, provided, shared)
+/// What is wrong with what the provider says of a key under an order's name.
+fn flaw_of(
+    stored: Option<&StoredOrder>,
+    key: &str,
+    provided: Provided,
+    shared: bool,
+) -> Option<Flaw> {
+    let order = match stored {
+        Some(stored) => Some(stored.document.as_ref().ok()?),
+        None => None,
+    };
+    let payment = order.and_then(|order| {
+        let payment = order.payments.iter().find(|payment| payment.provider_key == key)?;
+        Some((order, payment))
+    });
+    match payment {
+        Some((order, payment)) => judge_payment(order, payment, provided, shared),
+        None if matches!(provided, Provided::Held(_)) => {
+            let found =
+                if stored.is_some() { "held, and its order has no such payment" } else { "held" };
+            Some(without_order(found.to_owned()))
+        }
+        None => None,
+    }
+}
+
+fn without_order(found: String) -> Flaw {
+    let class = Class::PaymentHeldWithoutOrder;
+    Flaw { class, expected: "nothing held".to_owned(), found }
+}
+
+fn amount_of(provided: Provided) -> Option<Money> {
+    match provided {
+        Provided::Held(amount) => amount,
+        Provided::Pending | Provided::NotHeld | Provided::Unknown => None,
+    }
 }
 
 fn counts_on(rival: &StoredOrder, key: &str) -> bool {
@@ -242,9 +269,9 @@ fn counts_on(rival: &StoredOrder, key: &str) -> bool {
     })
 }
 
-fn provided(answer: &Authorization) -> Provided {
+fn provided(answer: &Authorization, amount: Option<Money>) -> Provided {
     match answer {
-        Authorization::Authorized { .. } => Provided::Held(None),
+        Authorization::Authorized { .. } => Provided::Held(amount),
         Authorization::Pending { .. } => Provided::Pending,
         Authorization::Declined { .. } | Authorization::Voided { .. } => Provided::NotHeld,
         Authorization::Unknown => Provided::Unknown,

@@ -1,7 +1,7 @@
 //! This region's own data, in one snapshot: orders and their events, reservations and rights.
 
 use super::Reconciler;
-use super::money::{CountedOn, Money};
+use super::money::{CountedOn, Ledger};
 use crate::domain::order::{Order, OrderStatus, PaymentState};
 use crate::ports::{Snapshot, StoreError};
 use crate::reconcile::{
@@ -38,7 +38,7 @@ impl Reconciler {
     pub(super) async fn scan(
         &self,
         report: &mut Report,
-        money: &Money,
+        money: &Ledger,
     ) -> Result<Vec<CountedOn>, StoreError> {
         let mut snapshot = self.store.snapshot().await?;
         let rows = self.read_rows(snapshot.as_mut(), |_| None).await?;
@@ -49,7 +49,13 @@ impl Reconciler {
         for part in 0..parts {
             let mut holdings = Holdings::of_part(part, parts);
             let payments = (part == 0).then_some(&mut counted_on);
-            self.scan_orders(report, snapshot.as_mut(), &mut holdings, money, payments).await?;
+            let readable =
+                self.scan_orders(report, snapshot.as_mut(), &mut holdings, money, payments).await?;
+            if !readable {
+                let why = "an order can't be read, so what all of them hold is not known";
+                report.leave_out(self.region.id, "reservations", why);
+                break;
+            }
             let settled =
                 self.read_rows(snapshot.as_mut(), |line| holdings.settle(line)).await?.flaws;
             let settled = settled
@@ -63,17 +69,18 @@ impl Reconciler {
         Ok(counted_on)
     }
 
+    /// Reads all orders once. `false`: one of this region can't be read.
     async fn scan_orders(
         &self,
         report: &mut Report,
         snapshot: &mut dyn Snapshot,
         holdings: &mut Holdings,
-        money: &Money,
+        money: &Ledger,
         mut payments: Option<&mut Vec<CountedOn>>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         // The first scan looks at everything, the others only add up.
         let is_first = payments.is_some();
-        let mut after = None;
+        let (mut after, mut readable) = (None, true);
         loop {
             let page = snapshot.orders(after, !is_first, is_first, ORDERS_PER_PAGE).await?;
             let is_last = page.len() < ORDERS_PER_PAGE as usize;
@@ -87,9 +94,11 @@ impl Reconciler {
                         report.add(self.region.id, Found { peer: None, subject, flaw });
                     }
                 }
-                if stored.home == self.region.id
-                    && let Ok(order) = &stored.document
-                {
+                if stored.home != self.region.id {
+                    continue;
+                }
+                readable &= stored.document.is_ok();
+                if let Ok(order) = &stored.document {
                     holdings.add(order);
                     if let Some(payments) =
                         payments.as_mut().filter(|payments| payments.len() < COUNTED_ON_MAX)
@@ -99,7 +108,7 @@ impl Reconciler {
                 }
             }
             if is_last {
-                return Ok(());
+                return Ok(readable);
             }
         }
     }
@@ -174,5 +183,9 @@ fn counted_on(order: &Order) -> impl Iterator<Item = CountedOn> {
         .payments
         .iter()
         .filter(move |payment| confirmed && payment.state == PaymentState::Authorized);
-    payments.map(|payment| CountedOn { order: order.id, key: payment.provider_key.clone() })
+    payments.map(|payment| CountedOn {
+        order: order.id,
+        key: payment.provider_key.clone(),
+        amount: None,
+    })
 }

@@ -62,11 +62,11 @@ impl ReconcileHandler {
                 let document = if kind == Kind::Products {
                     let sku = key.parse().map_err(|error| format!("{error}"))?;
                     let product = reader.product(&sku).await.map_err(|error| error.to_string())?;
-                    product.map(|product| serde_json::to_value(product))
+                    product.map(serde_json::to_value)
                 } else {
                     let node = key.parse().map_err(|error| format!("{error}"))?;
                     let node = reader.node(&node).await.map_err(|error| error.to_string())?;
-                    node.map(|node| serde_json::to_value(node))
+                    node.map(serde_json::to_value)
                 };
                 Ok(Answer::Document(document.transpose().map_err(|error| error.to_string())?))
             }

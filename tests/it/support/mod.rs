@@ -7,6 +7,7 @@ pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod reconciled;
 pub(crate) mod writes;
 
 use std::time::Duration;

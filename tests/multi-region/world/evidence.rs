@@ -55,6 +55,16 @@ impl World {
         connected.unwrap_or_else(|_| panic!("the database of {region} does not answer"))
     }
 
+    /// Changes the copy of an order behind the back of the region that holds it.
+    pub(crate) async fn damage_copy(&self, region: &str, order_id: &str) {
+        let url = self.region(region)["database_url"].as_str().expect("a URL").to_owned();
+        let mut connection = PgConnection::connect(&url).await.expect("the database answers");
+        let change = "UPDATE orders SET document = replace(document, 'A. Shopper', 'Somebody else')
+                      WHERE order_id = $1::text::uuid AND document LIKE '%A. Shopper%'";
+        let done = sqlx::query(change).bind(order_id).execute(&mut connection).await;
+        assert_eq!(done.expect("a copy").rows_affected(), 1, "{region} has a copy of {order_id}");
+    }
+
     async fn rows(&self, region: &str, query: &'static str) -> Vec<sqlx::postgres::PgRow> {
         let mut connection = self.auditor(region).await;
         sqlx::query(query).fetch_all(&mut connection).await.expect("a view of the contract")

@@ -144,6 +144,14 @@ impl World {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// Runs a command of the project beside the test, whatever it ends with.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_entrepot"));
+        command.args(arguments).args(["--data-dir".as_ref(), self.data_dir.as_os_str()]);
+        let ended = tokio::task::spawn_blocking(move || command.output());
+        ended.await.expect("no panic").expect("the program runs")
+    }
+
     /// `entrepot chaos …`.
     pub(crate) fn chaos(&self, arguments: &str) {
         let mut all = vec!["chaos"];
