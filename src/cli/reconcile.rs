@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{ApiClient, Call};
 use super::output;
+use super::region::server_of;
 use super::target::{Target, TargetArgs};
 use crate::types::RegionId;
 
@@ -57,24 +58,41 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if differs { ExitCode::from(FOUND_SOMETHING) } else { ExitCode::SUCCESS })
 }
 
-/// Has the first region that answers begin the run.
+/// Has the region begin the run that hears the most others: one that is cut off would compare little.
 async fn begin(target: &Target, repair: bool) -> anyhow::Result<(ApiClient, RegionId, Value)> {
     let body = Bytes::from(json!({ "repair": repair }).to_string());
+    let looks = target.regions.iter().map(|region| async move {
+        let client = server_of(target, *region)?;
+        let heard = heard_by(&client, target.admin(*region)).await?;
+        Ok::<_, anyhow::Error>((heard, *region, client))
+    });
+    let looks = futures::future::join_all(looks).await;
     let mut why = String::new();
-    for region in &target.regions {
-        let client = match target.servers.get(region) {
-            Some(url) => ApiClient::new(url)?,
-            None => target.client.clone(),
-        };
-        let token = target.admin(*region);
-        let (method, body) = (Method::POST, body.clone());
+    let mut candidates = Vec::new();
+    for look in looks {
+        match look {
+            Ok(candidate) => candidates.push(candidate),
+            Err(error) => why = format!("{error:#}"),
+        }
+    }
+    candidates.sort_by_key(|(heard, region, _)| (std::cmp::Reverse(*heard), *region));
+    for (_, region, client) in candidates {
+        let (method, token, body) = (Method::POST, target.admin(region), body.clone());
         let call = Call { method, path: PATH, token, idempotency_key: None, body };
         match client.send(call).await {
-            Ok(answer) => return Ok((client, *region, answer.expect(PATH)?)),
+            Ok(answer) => return Ok((client, region, answer.expect(PATH)?)),
             Err(error) => why = error.to_string(),
         }
     }
     bail!("no region can be asked to reconcile ({why}); `entrepot status` shows what runs")
+}
+
+/// How many regions one hears, itself included.
+async fn heard_by(client: &ApiClient, token: &str) -> anyhow::Result<usize> {
+    let seen: Value = client.get("/api/v1/admin/regions", token).await?;
+    let away = ["silent", "one_way", "never_heard"];
+    let status = |region: &&Value| region["status"].as_str().is_some_and(|s| !away.contains(&s));
+    Ok(list(&seen["items"]).filter(status).count())
 }
 
 /// Waits for the end of the run.

@@ -107,7 +107,8 @@ async fn look(target: &Target, region: RegionId) -> Viewpoint {
     Viewpoint { seen_from: region, error, sees }
 }
 
-fn server_of(target: &Target, region: RegionId) -> anyhow::Result<ApiClient> {
+/// A region's own server, or the load balancer where that is all there is.
+pub(super) fn server_of(target: &Target, region: RegionId) -> anyhow::Result<ApiClient> {
     match target.servers.get(&region) {
         Some(url) => ApiClient::new(url),
         None => Ok(target.client.clone()),
