@@ -212,6 +212,7 @@ async fn parts(
         helpers: Arc::new(Mending { app: Arc::clone(&app), rights: helped, metrics: counted }),
         tasks: tasks.clone(),
         times: ReconcileTimes { catch_up: CATCH_UP, saga_stuck: orders.saga_stuck },
+        progress: Mutex::default(),
     });
     let replication = workers::Replication { region, bus, store, peers, stops };
     Ok(Parts { app, rights, replication, reconciler, metrics, signals })

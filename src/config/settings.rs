@@ -160,7 +160,7 @@ impl Escrow {
 /// `[reconciliation]`: how often a region compares everything by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconciliation {
-    /// Between two rounds. A round over a million orders takes a minute of one core.
+    /// Between two rounds. What is broken is known within so long; each round reads every own order.
     pub interval: Duration,
 }
 

@@ -13,7 +13,7 @@ pub use bus::{Acknowledge, Bus, BusError, Delivery, RequestHandler, RequestKind}
 pub use escrow::{Credit, Given, MergeReport, Moved, Reachability, RightsStore, SkuLedgers};
 pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
 pub use reconcile::{
-    Claim, ClaimCursor, ClaimsPage, LedgerEntry, LedgerPage, PaymentLedger, ReconcileStore,
+    Claim, ClaimCursor, ClaimsPage, LedgerEntry, LedgerPage, Part, PaymentLedger, ReconcileStore,
     ScannedOrder, Snapshot, Turn,
 };
 pub use replication::{Applied, ReplicationError, ReplicationStore};

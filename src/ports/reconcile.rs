@@ -8,24 +8,32 @@ use crate::domain::order::{Event, OrderRecord};
 use crate::reconcile::{Entry, Kind, Provided, Range, Report, RightsLine, StoredOrder};
 use crate::types::{OrderId, RegionId, ReportId, StockKey};
 
-/// An order, and the events of the same moment if they were asked for.
+/// An order, and the events of the same moment.
 #[derive(Debug, Clone)]
 pub struct ScannedOrder {
     /// As stored.
     pub stored: StoredOrder,
-    /// All of them in order, or why they can't be read.
-    pub events: Option<Result<Vec<Event>, String>>,
+    /// All of them in order, or why they can't be read; none where they were not asked for.
+    pub events: Result<Vec<Event>, String>,
+}
+
+/// What of the orders is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Those of this region.
+    Own,
+    /// Copies as well, and the events of each.
+    WithCopiesAndEvents,
 }
 
 /// The database as it was at one moment, read page by page. A page that fails ends it.
 #[async_trait]
 pub trait Snapshot: Send {
-    /// Orders in order of ids, own ones only or copies as well, with or without their events.
+    /// Orders in order of ids.
     async fn orders(
         &mut self,
         after: Option<OrderId>,
-        own_only: bool,
-        events: bool,
+        part: Part,
         limit: u32,
     ) -> Result<Vec<ScannedOrder>, StoreError>;
 

@@ -34,6 +34,6 @@ pub use class::{Class, Repair};
 pub use copies::{Entry, Kind, Mismatch, RANGE_ROWS, Range, Sum, Verdict, compare, judge};
 pub use message::{Answer, Ask, CopiedOrder, ENTRIES_MAX, RANGES_MAX};
 pub use money::{Provided, judge_payment};
-pub use orders::{Flaw, StoredOrder, judge_order};
+pub use orders::{Flaw, StoredOrder, judge_document, judge_log};
 pub use report::{Checked, DIFFERENCES_MAX, Difference, Found, NotCompared, Report, Status};
 pub use stock::{Balance, Holdings, RightsLine, judge_rights};

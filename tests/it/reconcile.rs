@@ -320,12 +320,23 @@ async fn rounds_take_turns_and_reports_are_kept() {
         (kept().await == 1).then_some(())
     })
     .await;
+    // A round tells what a run tells, and goes on where the last one ended.
+    let sql = format!(
+        "UPDATE order_events SET events = replace(events, '\"name\":\"A\"', '\"name\":\"Z\"') WHERE order_id = '{}'",
+        order_id(1, 1)
+    );
+    regions.a.sql(&sql).await;
+    regions.a.reconciler.round().await.unwrap();
+    let query = "SELECT class FROM evidence.v_reconciliations WHERE class IS NOT NULL";
+    let mut connection = regions.a.database.connection().await;
+    let told: String = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(told, Class::EventChainBroken.code());
     let report = regions.reconcile(false).await;
     regions.a.sql("UPDATE reconciliations SET status = 'running', started_at_ms = 0 WHERE asked_by <> 'timer'").await;
-    regions.a.store.tidy(1, 2).await.unwrap();
+    regions.a.store.tidy(1, 3).await.unwrap();
     let lost = regions.a.reconciler.report(report.id).await.unwrap().unwrap();
     assert!(lost.error.is_some(), "{lost:#?}");
-    regions.a.store.tidy(1, 1).await.unwrap();
+    regions.a.store.tidy(1, 2).await.unwrap();
     assert_eq!(regions.a.reconciler.report(report.id).await.unwrap(), None, "the oldest goes");
-    assert_eq!(kept().await, 1);
+    assert_eq!(kept().await, 2);
 }

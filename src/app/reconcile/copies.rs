@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LOOK, Reconciler};
+use super::{LOOK, Reconciler, Scope};
 use crate::ports::{ReplicationError, StoreError};
 use crate::reconcile::{
     Answer, Ask, Class, ENTRIES_MAX, Entry, Flaw, Found, Kind, RANGE_ROWS, RANGES_MAX, Range,
@@ -61,10 +61,11 @@ impl Reconciler {
     pub(super) async fn compare_with(
         &self,
         report: &mut Report,
+        scope: Scope,
         peer: RegionId,
     ) -> Result<(), StoreError> {
         for kind in Kind::ALL {
-            match self.compare_kind(report, peer, *kind).await {
+            match self.compare_kind(report, scope, peer, *kind).await {
                 Ok(()) => {}
                 Err(Stop::Store(error)) => return Err(error),
                 Err(Stop::LeftOut(why)) => {
@@ -79,6 +80,7 @@ impl Reconciler {
     async fn compare_kind(
         &self,
         report: &mut Report,
+        scope: Scope,
         peer: RegionId,
         kind: Kind,
     ) -> Result<(), Stop> {
@@ -88,7 +90,12 @@ impl Reconciler {
             Kind::Orders | Kind::Rights | Kind::Products | Kind::Nodes => None,
         };
         let mut suspects = BTreeSet::new();
-        let mut after = String::new();
+        let mut after = match scope {
+            Scope::Round if kind == Kind::Envelopes => {
+                self.progress().envelopes.get(&peer).cloned().unwrap_or_default()
+            }
+            Scope::Round | Scope::Everything => String::new(),
+        };
         let mut is_last = false;
         while !is_last && suspects.len() <= SUSPECTS_MAX {
             let (mut ranges, mut sums) = (Vec::new(), Vec::new());
@@ -116,6 +123,9 @@ impl Reconciler {
         if suspects.len() > SUSPECTS_MAX {
             let why = format!("only the first of many {}s that differ were compared", kind.noun());
             report.leave_out(self.region.id, peer.to_string(), why);
+        }
+        if let Some(end) = end.filter(|_| scope == Scope::Round && suspects.is_empty()) {
+            self.progress().envelopes.insert(peer, end);
         }
         let keys: Vec<String> = suspects.into_iter().take(SUSPECTS_MAX).collect();
         self.look_again(report, peer, kind, keys).await?;

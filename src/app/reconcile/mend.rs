@@ -91,3 +91,45 @@ fn is_equal(stored: &StoredOrder, record: &OrderRecord) -> bool {
         && stored.status == order.status().as_str()
         && stored.payment_status == order.payment_status().as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::order::{Cancellation, EventBody, EventMaker, Order};
+    use crate::types::{Epoch, HlcTimestamp};
+
+    /// Two commits: placed, and cancelled.
+    fn fetched() -> (OrderId, CopiedOrder) {
+        let region = "a".parse().unwrap();
+        let stamp = |wall_ms| HlcTimestamp { wall_ms, logical: 0, region };
+        let id = OrderId(uuid::Uuid::from_u128(2));
+        let order: Order = serde_json::from_value(serde_json::json!({
+            "id": id, "number": "1", "home_region": "a", "channel": "web", "currency": "EUR", "payments": [],
+            "lines": [{"id": id, "sku": "x", "quantity": 1, "unit_minor": 5, "allocations": []}],
+            "shipping_address": {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "DE"},
+            "shipping_option": "standard", "allow_split": true, "created_at_ms": 1, "updated_at_ms": 1,
+        }))
+        .unwrap();
+        let mut maker = EventMaker::new(region, Epoch::FIRST, None);
+        maker.push(stamp(1), EventBody::Placed(Box::new(order))).unwrap();
+        let (record, first) = maker.finish();
+        let mut maker = EventMaker::new(region, Epoch::FIRST, Some(record));
+        let why = Cancellation { code: "duplicate".to_owned(), detail: String::new() };
+        maker.push(stamp(2), EventBody::Cancelled(why)).unwrap();
+        let (_, second) = maker.finish();
+        (id, CopiedOrder { commits: vec![first, second] })
+    }
+
+    /// Events beyond the version that was applied are the replicator's to store: it would find them there, and
+    /// stand still.
+    #[test]
+    fn a_copy_is_mended_up_to_what_is_applied_and_no_further() {
+        for version in [1, 2] {
+            let (id, fetched) = fetched();
+            let (record, commits) = fold_to(fetched, id, version).unwrap();
+            assert_eq!((record.version, commits.len() as u64), (version, version));
+        }
+        let (id, fetched) = fetched();
+        assert!(fold_to(fetched, id, 3).is_err());
+    }
+}

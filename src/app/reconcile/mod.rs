@@ -16,7 +16,8 @@ mod money;
 mod own;
 mod server;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ use crate::ports::{
 };
 use crate::reconcile::{Answer, Ask, Found, Report, Status};
 use crate::runtime::TaskSet;
-use crate::types::{RegionId, ReportId, SagaId};
+use crate::types::{OrderId, RegionId, ReportId, SagaId};
 
 use super::Region;
 
@@ -43,8 +44,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long a run waits for another run of its region, and for the parts of the peers: a million orders take two
-/// minutes. What is not done by then is named as not compared.
+/// How long a run waits for another run of its region, and for the parts of the peers. What is not done by then is
+/// named as not compared.
 const PATIENCE: Duration = Duration::from_mins(15);
 
 /// Reports that are kept: at one each five minutes, three and a half days.
@@ -73,6 +74,23 @@ pub struct ReconcileTimes {
     pub saga_stuck: Duration,
 }
 
+/// How much a run looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// For somebody who asked.
+    Everything,
+    /// Of what never changes again, the next part only: what was compared in an earlier round stays compared.
+    Round,
+}
+
+/// How far the rounds of this process have come. A new process begins anew, and so does every run that is asked
+/// for, so nothing rests on it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    folded: Option<OrderId>,
+    envelopes: BTreeMap<RegionId, String>,
+}
+
 /// One region's reconciliation.
 pub struct Reconciler {
     /// Who we are.
@@ -97,6 +115,8 @@ pub struct Reconciler {
     pub tasks: TaskSet,
     /// How long things may take.
     pub times: ReconcileTimes,
+    /// What the next round goes on with.
+    pub progress: Mutex<Progress>,
 }
 
 impl Reconciler {
@@ -110,7 +130,13 @@ impl Reconciler {
         let report = Report::begin(id, asked_by, repair, self.region.clock.wall_ms());
         self.store.keep(&report).await?;
         let (reconciler, run) = (Arc::clone(self), report.clone());
-        drop(self.tasks.spawn("reconcile", async move { reconciler.run_everywhere(run).await }));
+        let stop = self.tasks.stopping();
+        drop(self.tasks.spawn("reconcile", async move {
+            let stopped = run.clone();
+            if stop.run_until_cancelled(reconciler.run_everywhere(run)).await.is_none() {
+                reconciler.give_up(stopped).await;
+            }
+        }));
         Ok(report)
     }
 
@@ -124,14 +150,14 @@ impl Reconciler {
         let Some(turn) = self.store.turn().await? else { return Ok(()) };
         let id = ReportId(self.region.order_id().0);
         let mut report = Report::begin(id, "timer", false, self.region.clock.wall_ms());
-        self.part(&mut report).await;
+        self.part(&mut report, Scope::Round).await;
         drop(turn);
         self.store.keep(&report).await?;
         let before_ms = self.region.clock.wall_ms().saturating_sub(RUN_MS_MAX);
         self.store.tidy(before_ms, REPORTS_KEPT).await
     }
 
-    async fn run_everywhere(self: Arc<Self>, mut report: Report) {
+    async fn run_everywhere(&self, mut report: Report) {
         let (own, others) =
             tokio::join!(self.run_own(report.clone()), self.parts_of_peers(&report));
         report.absorb(own);
@@ -146,6 +172,16 @@ impl Reconciler {
         }
     }
 
+    /// The process ends before the run does.
+    async fn give_up(&self, mut report: Report) {
+        report.status = Status::Failed;
+        report.error = Some("its server was stopped; run it again".to_owned());
+        self.end(&mut report);
+        if let Err(error) = self.store.keep(&report).await {
+            tracing::warn!(%error, "that a reconciliation was given up could not be stored");
+        }
+    }
+
     fn end(&self, report: &mut Report) {
         report.finished_at_ms = Some(self.region.clock.wall_ms());
         if report.status == Status::Running {
@@ -157,7 +193,7 @@ impl Reconciler {
     async fn run_own(&self, mut report: Report) -> Report {
         let wait = tokio::time::timeout(PATIENCE, self.wait_for_turn());
         match wait.await {
-            Ok(Ok(_turn)) => self.part(&mut report).await,
+            Ok(Ok(_turn)) => self.part(&mut report, Scope::Everything).await,
             Ok(Err(error)) => {
                 report.status = Status::Failed;
                 report.error = Some(error.to_string());
@@ -180,8 +216,8 @@ impl Reconciler {
     }
 
     /// Looks at everything of this region. An error of its database ends the part, and is in the report.
-    async fn part(&self, report: &mut Report) {
-        if let Err(error) = self.look(report).await {
+    async fn part(&self, report: &mut Report, scope: Scope) {
+        if let Err(error) = self.look(report, scope).await {
             report.status = Status::Failed;
             report.error = Some(format!("{}: {error}", self.region.id));
         }
@@ -198,15 +234,19 @@ impl Reconciler {
         self.helpers.found(report);
     }
 
-    async fn look(&self, report: &mut Report) -> Result<(), StoreError> {
+    async fn look(&self, report: &mut Report, scope: Scope) -> Result<(), StoreError> {
         for peer in self.bus.peers() {
-            self.compare_with(report, peer).await?;
+            self.compare_with(report, scope, peer).await?;
         }
-        let money = self.read_ledger(report).await?;
-        let counted_on = self.scan(report, &money).await?;
-        self.settle_money(report, money, counted_on).await?;
+        let ledger = self.read_ledger(report).await?;
+        let counted_on = self.scan(report, scope, &ledger).await?;
+        self.settle_money(report, ledger, counted_on).await?;
         self.look_at_claims(report).await?;
         self.look_at_sagas(report).await
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().expect("no panic while held")
     }
 
     /// Has each peer run its part.

@@ -1,11 +1,12 @@
 //! This region's own data, in one snapshot: orders and their events, reservations and rights.
 
-use super::Reconciler;
 use super::money::{CountedOn, Ledger};
+use super::{Reconciler, Scope};
 use crate::domain::order::{Order, OrderStatus, PaymentState};
-use crate::ports::{Snapshot, StoreError};
+use crate::ports::{Part, ScannedOrder, Snapshot, StoreError};
 use crate::reconcile::{
-    Balance, Flaw, Found, Holdings, Report, RightsLine, judge_order, judge_rights,
+    Balance, Class, Flaw, Found, Holdings, Report, RightsLine, StoredOrder, judge_document,
+    judge_log, judge_rights,
 };
 use crate::types::{RegionId, StockKey};
 
@@ -24,6 +25,11 @@ const KEYS_PER_SCAN: u64 = 100_000;
 /// of orders that were placed meanwhile drop out again.
 const COUNTED_ON_MAX: usize = 100_000;
 
+/// Orders and copies that a round folds from their events; the next round goes on behind them, and begins anew at the
+/// end. Folding is by far the dearest check, and a round comes every few minutes: a large database is folded
+/// within hours, and one that is asked for folds all of it.
+const FOLDED_PER_ROUND: u64 = 50_000;
+
 /// What one pass over the rows of rights came to.
 #[derive(Default)]
 struct Rows {
@@ -33,12 +39,13 @@ struct Rows {
 }
 
 impl Reconciler {
-    /// Looks at every order and every row of rights. Answers the payments that orders count on and of which the
-    /// provider's ledger said nothing.
+    /// Looks at every own order and every row of rights, and folds orders from their events. Answers the payments that
+    /// orders count on and of which the provider's ledger said nothing.
     pub(super) async fn scan(
         &self,
         report: &mut Report,
-        money: &Ledger,
+        scope: Scope,
+        ledger: &Ledger,
     ) -> Result<Vec<CountedOn>, StoreError> {
         let mut snapshot = self.store.snapshot().await?;
         let rows = self.read_rows(snapshot.as_mut(), |_| None).await?;
@@ -48,9 +55,14 @@ impl Reconciler {
         let mut counted_on = Vec::new();
         for part in 0..parts {
             let mut holdings = Holdings::of_part(part, parts);
-            let payments = (part == 0).then_some(&mut counted_on);
-            let readable =
-                self.scan_orders(report, snapshot.as_mut(), &mut holdings, money, payments).await?;
+            let readable = self
+                .scan_orders(snapshot.as_mut(), |stored| {
+                    if part == 0 {
+                        self.look_at_document(report, stored, ledger, &mut counted_on);
+                    }
+                    stored.document.iter().for_each(|order| holdings.add(order));
+                })
+                .await?;
             if !readable {
                 let why = "an order can't be read, so what all of them hold is not known";
                 report.leave_out(self.region.id, "reservations", why);
@@ -58,59 +70,94 @@ impl Reconciler {
             }
             let settled =
                 self.read_rows(snapshot.as_mut(), |line| holdings.settle(line)).await?.flaws;
-            let settled = settled
-                .into_iter()
-                .filter(|(_, flaw)| flaw.class == crate::reconcile::Class::ReservationNotInRights);
+            let settled =
+                settled.into_iter().filter(|(_, flaw)| flaw.class == Class::ReservationNotInRights);
             self.enter_stock(report, settled);
             self.enter_stock(report, holdings.rest());
         }
+        self.fold_orders(report, scope, snapshot.as_mut()).await?;
         drop(snapshot);
         self.confirm_oversold(report, rows.oversold).await?;
         Ok(counted_on)
     }
 
-    /// Reads all orders once. `false`: one of this region can't be read.
+    /// Reads all own orders once. `false`: one can't be read.
     async fn scan_orders(
         &self,
-        report: &mut Report,
         snapshot: &mut dyn Snapshot,
-        holdings: &mut Holdings,
-        money: &Ledger,
-        mut payments: Option<&mut Vec<CountedOn>>,
+        mut look: impl FnMut(&StoredOrder) + Send,
     ) -> Result<bool, StoreError> {
-        // The first scan looks at everything, the others only add up.
-        let is_first = payments.is_some();
         let (mut after, mut readable) = (None, true);
         loop {
-            let page = snapshot.orders(after, !is_first, is_first, ORDERS_PER_PAGE).await?;
+            let page = snapshot.orders(after, Part::Own, ORDERS_PER_PAGE).await?;
             let is_last = page.len() < ORDERS_PER_PAGE as usize;
             after = page.last().map(|scanned| scanned.stored.id);
-            for scanned in page {
-                let (stored, events) = (&scanned.stored, scanned.events.as_ref());
-                if is_first {
-                    report.checked.orders += 1;
-                    for flaw in judge_order(self.region.id, stored, events) {
-                        let subject = format!("order {}", stored.id);
-                        report.add(self.region.id, Found { peer: None, subject, flaw });
-                    }
-                }
-                if stored.home != self.region.id {
-                    continue;
-                }
+            for ScannedOrder { stored, .. } in &page {
                 readable &= stored.document.is_ok();
-                if let Ok(order) = &stored.document {
-                    holdings.add(order);
-                    if let Some(payments) =
-                        payments.as_mut().filter(|payments| payments.len() < COUNTED_ON_MAX)
-                    {
-                        payments.extend(counted_on(order).filter(|one| !money.has(&one.key)));
-                    }
-                }
+                look(stored);
             }
             if is_last {
                 return Ok(readable);
             }
         }
+    }
+
+    fn look_at_document(
+        &self,
+        report: &mut Report,
+        stored: &StoredOrder,
+        ledger: &Ledger,
+        payments: &mut Vec<CountedOn>,
+    ) {
+        for flaw in judge_document(stored) {
+            self.enter_order(report, stored, flaw);
+        }
+        if let Ok(order) = &stored.document
+            && payments.len() < COUNTED_ON_MAX
+        {
+            payments.extend(counted_on(order).filter(|one| !ledger.has(&one.key)));
+        }
+    }
+
+    /// Folds own orders and copies from their events: all of them, or in a round the next ones.
+    async fn fold_orders(
+        &self,
+        report: &mut Report,
+        scope: Scope,
+        snapshot: &mut dyn Snapshot,
+    ) -> Result<(), StoreError> {
+        let mut left = match scope {
+            Scope::Everything => u64::MAX,
+            Scope::Round => FOLDED_PER_ROUND,
+        };
+        let mut after = match scope {
+            Scope::Everything => None,
+            Scope::Round => self.progress().folded,
+        };
+        while left > 0 {
+            let page = snapshot.orders(after, Part::WithCopiesAndEvents, ORDERS_PER_PAGE).await?;
+            let is_last = page.len() < ORDERS_PER_PAGE as usize;
+            after = page.last().map(|scanned| scanned.stored.id).filter(|_| !is_last);
+            left = left.saturating_sub(page.len() as u64);
+            report.checked.orders += page.len() as u64;
+            for ScannedOrder { stored, events } in &page {
+                if let Some(flaw) = judge_log(self.region.id, stored, events) {
+                    self.enter_order(report, stored, flaw);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        if scope == Scope::Round {
+            self.progress().folded = after;
+        }
+        Ok(())
+    }
+
+    fn enter_order(&self, report: &mut Report, stored: &StoredOrder, flaw: Flaw) {
+        let subject = format!("order {}", stored.id);
+        report.add(self.region.id, Found { peer: None, subject, flaw });
     }
 
     /// Reads all rows once. `settle` looks at each own one.

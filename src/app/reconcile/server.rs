@@ -111,8 +111,12 @@ impl ReconcileHandler {
         let report = Report::begin(run, asked_by, repair, now_ms);
         reconciler.store.keep(&report).await.map_err(|error| error.to_string())?;
         let own = Arc::clone(reconciler);
+        let stop = reconciler.tasks.stopping();
         drop(reconciler.tasks.spawn("reconcile part", async move {
-            let report = own.run_own(report).await;
+            let stopped = report.clone();
+            let Some(report) = stop.run_until_cancelled(own.run_own(report)).await else {
+                return own.give_up(stopped).await;
+            };
             if let Err(error) = own.store.keep(&report).await {
                 tracing::warn!(%error, "a part of a reconciliation could not be stored");
             }

@@ -2,6 +2,7 @@
 
 mod elsewhere;
 mod payments;
+mod reconciliations;
 mod references;
 
 use std::sync::atomic::Ordering;

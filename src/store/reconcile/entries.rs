@@ -30,46 +30,32 @@ pub(super) const ORDERS_OF: &str =
     of_orders!("order_id = ANY($2::text[]::uuid[]) ORDER BY order_id");
 
 /// SKU and node hold no control characters, so one keeps them apart.
-macro_rules! of_rights {
-    ($rest:literal) => {
-        concat!(
-            "SELECT sku || E'\\x1f' || node AS key, ",
-            "lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp, ",
-            "md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash ",
-            "FROM rights WHERE owner = $1 AND version > 0 AND ",
-            $rest
-        )
-    };
-}
+pub(super) const RIGHTS: &str = "
+SELECT sku || E'\\x1f' || node AS key, lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp,
+       md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash
+FROM rights
+WHERE owner = $1 AND version > 0 AND (sku, node) > (split_part($2, E'\\x1f', 1), split_part($2, E'\\x1f', 2))
+  AND ($3::text IS NULL OR (sku, node) <= (split_part($3, E'\\x1f', 1), split_part($3, E'\\x1f', 2)))
+ORDER BY sku, node LIMIT $4";
+/// One look-up by primary key each, also in a table that has no statistics yet.
+pub(super) const RIGHTS_OF: &str = "
+SELECT r.key, r.stamp, r.hash
+FROM unnest($2::text[]) AS k CROSS JOIN LATERAL (
+    SELECT sku || E'\\x1f' || node AS key,
+           lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp,
+           md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash
+    FROM rights
+    WHERE sku = split_part(k, E'\\x1f', 1) AND node = split_part(k, E'\\x1f', 2) AND owner = $1 AND version > 0 LIMIT 1
+) AS r";
 
-pub(super) const RIGHTS: &str = of_rights!(
-    "(sku, node) > (split_part($2, E'\\x1f', 1), split_part($2, E'\\x1f', 2))
-AND ($3::text IS NULL OR (sku, node) <= (split_part($3, E'\\x1f', 1), split_part($3, E'\\x1f', 2)))
-ORDER BY sku, node LIMIT $4"
-);
-pub(super) const RIGHTS_OF: &str = of_rights!(
-    "(sku, node) IN (SELECT split_part(k, E'\\x1f', 1), split_part(k, E'\\x1f', 2) FROM unnest($2::text[]) AS k)
-ORDER BY sku, node"
-);
-
-/// Where a key ends: fixed widths make the text sort like the numbers.
-macro_rules! of_log {
-    ($table:literal, $rest:literal) => {
+/// Fixed widths make the text of a key sort like its numbers.
+macro_rules! log_range {
+    ($table:literal) => {
         concat!(
             "SELECT lpad(epoch::text, 10, '0') || '/' || lpad(seq::text, 20, '0') AS key, ",
             "'' AS stamp, event_hash AS hash FROM ",
             $table,
-            " AND ",
-            $rest
-        )
-    };
-}
-
-macro_rules! log_range {
-    ($table:literal) => {
-        of_log!(
-            $table,
-            "(epoch, seq) > (coalesce(nullif(split_part($2, '/', 1), ''), '0')::integer,
+            " AND (epoch, seq) > (coalesce(nullif(split_part($2, '/', 1), ''), '0')::integer,
                 coalesce(nullif(split_part($2, '/', 2), ''), '0')::bigint)
 AND ($3::text IS NULL OR (epoch, seq) <= (split_part($3, '/', 1)::integer, split_part($3, '/', 2)::bigint))
 ORDER BY epoch, seq LIMIT $4"
@@ -77,12 +63,14 @@ ORDER BY epoch, seq LIMIT $4"
     };
 }
 
+/// See [`RIGHTS_OF`].
 macro_rules! log_keys {
     ($table:literal) => {
-        of_log!(
+        concat!(
+            "SELECT k AS key, '' AS stamp, r.event_hash AS hash FROM unnest($2::text[]) AS k CROSS JOIN LATERAL ",
+            "(SELECT event_hash FROM ",
             $table,
-            "(epoch, seq) IN (SELECT split_part(k, '/', 1)::integer, split_part(k, '/', 2)::bigint
-                 FROM unnest($2::text[]) AS k) ORDER BY epoch, seq"
+            " AND epoch = split_part(k, '/', 1)::integer AND seq = split_part(k, '/', 2)::bigint LIMIT 1) AS r"
         )
     };
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Lease, PgStore, stored, stored_order, within};
 use crate::domain::order::Event;
-use crate::ports::{ScannedOrder, Snapshot, StoreError};
+use crate::ports::{Part, ScannedOrder, Snapshot, StoreError};
 use crate::reconcile::RightsLine;
 use crate::store::encode::{parsed, store_error};
 use crate::types::{OrderId, RegionId, StockKey};
@@ -68,11 +68,10 @@ impl Snapshot for PgSnapshot {
     async fn orders(
         &mut self,
         after: Option<OrderId>,
-        own_only: bool,
-        events: bool,
+        part: Part,
         limit: u32,
     ) -> Result<Vec<ScannedOrder>, StoreError> {
-        let own = own_only.then(|| self.region.to_string());
+        let own = (part == Part::Own).then(|| self.region.to_string());
         let query = sqlx::query(ORDERS)
             .bind(after.map_or(Uuid::nil(), |id| id.0))
             .bind(own)
@@ -82,13 +81,13 @@ impl Snapshot for PgSnapshot {
         let orders = rows.iter().map(stored_order).collect::<Result<Vec<_>, _>>();
         let orders = orders.map_err(store_error)?;
         let mut logs = BTreeMap::new();
-        if events {
+        if part == Part::WithCopiesAndEvents {
             let ids = orders.iter().map(|order| order.id.0).collect();
             logs = self.read_events(ids).await.map_err(store_error)?;
         }
         let scanned = orders.into_iter().map(|stored| {
-            let log = events.then(|| logs.remove(&stored.id.0).unwrap_or(Ok(Vec::new())));
-            ScannedOrder { stored, events: log }
+            let events = logs.remove(&stored.id.0).unwrap_or(Ok(Vec::new()));
+            ScannedOrder { stored, events }
         });
         Ok(scanned.collect())
     }

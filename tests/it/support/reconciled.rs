@@ -191,6 +191,7 @@ impl Region {
             helpers: Arc::new(helpers),
             tasks: tasks.clone(),
             times: ReconcileTimes { catch_up: CATCH_UP, saga_stuck: Duration::from_mins(5) },
+            progress: Mutex::default(),
         });
         let handler = Arc::new(ReconcileHandler { reconciler: Arc::clone(&reconciler) });
         let stop = tasks.stopping();
