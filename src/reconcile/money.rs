@@ -58,3 +58,65 @@ pub fn judge_payment(
         (OrderStatus::Pending | OrderStatus::Cancelled | OrderStatus::Confirmed, _, _) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::order::Cancellation;
+    use proptest::prelude::*;
+
+    fn order(status: OrderStatus) -> Order {
+        let id = uuid::Uuid::nil();
+        let state = match status {
+            OrderStatus::Pending => "pending",
+            OrderStatus::Confirmed => "authorized",
+            OrderStatus::Cancelled => "voided",
+        };
+        let mut order: Order = serde_json::from_value(serde_json::json!({
+            "id": id, "number": "1", "home_region": "a", "channel": "web", "currency": "EUR",
+            "lines": [{"id": id, "sku": "x", "quantity": 2, "unit_minor": 5, "allocations": []}],
+            "payments": [{"id": id, "method": "card", "gateway": "simulator", "provider_key": "k",
+                          "amount_minor": 10, "state": state}],
+            "shipping_address": {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "DE"},
+            "shipping_option": "standard", "allow_split": true, "created_at_ms": 1, "updated_at_ms": 1,
+        }))
+        .unwrap();
+        if status == OrderStatus::Cancelled {
+            order.lines[0].cancelled = 2;
+            let (code, detail) = ("duplicate".to_owned(), String::new());
+            order.cancellation = Some(Cancellation { code, detail });
+        }
+        assert_eq!(order.status(), status);
+        order
+    }
+
+    proptest! {
+        /// I-10: what stands is held in full, what is cancelled is not held, unless another order counts on it, and
+        /// what is pending is its saga's.
+        #[test]
+        fn money_is_held_for_what_stands_and_for_nothing_else(
+            status in prop::sample::select(OrderStatus::ALL.to_vec()), which in 0usize..5, minor in 9i64..12, shared: bool,
+        ) {
+            let held = Money::new(minor, "EUR".parse().unwrap());
+            let provided = [
+                Provided::Held(Some(held)), Provided::Held(None), Provided::Pending, Provided::NotHeld, Provided::Unknown,
+            ][which];
+            let order = order(status);
+            let class = judge_payment(&order, &order.payments[0], provided, shared).map(|flaw| flaw.class);
+            let may_hold = matches!(provided, Provided::Held(_) | Provided::Pending);
+            let expected = match status {
+                OrderStatus::Pending => None,
+                OrderStatus::Cancelled => {
+                    (may_hold && !shared).then_some(Class::PaymentHeldForCancelledOrder)
+                }
+                OrderStatus::Confirmed => match provided {
+                    Provided::Held(Some(_)) => (minor != 10).then_some(Class::PaymentAmountDiffers),
+                    Provided::Held(None) => None,
+                    Provided::Pending | Provided::NotHeld => Some(Class::PaymentNotHeld),
+                    Provided::Unknown => Some(Class::PaymentUnknownToProvider),
+                },
+            };
+            prop_assert_eq!(class, expected);
+        }
+    }
+}

@@ -275,6 +275,12 @@ mod tests {
         let mut changed = events.clone();
         changed[1].data = RawValue::from_string("{\"payment_id\":1}".to_owned()).unwrap();
         assert_eq!(classes(&good, changed), [Class::EventChainBroken]);
+        let mut maker = EventMaker::new(region("a"), Epoch::FIRST, None);
+        let payment_id = new_order().payments[0].id;
+        maker.push(stamp(5), EventBody::Placed(Box::new(new_order()))).unwrap();
+        let late = EventBody::PaymentAuthorized { payment_id, reference: "r".to_owned() };
+        maker.push(stamp(4), late).unwrap();
+        assert_eq!(classes(&good, maker.finish().1), [Class::HlcWentBack]);
         let foreign = StoredOrder { home: region("b"), ..good.clone() };
         assert_eq!(classes(&foreign, events), [Class::EventOfOtherRegion]);
     }

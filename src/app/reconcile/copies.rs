@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LOOK, Reconciler, Scope};
-use crate::ports::{ReplicationError, StoreError};
+use super::{Reconciler, Scope};
+use crate::ports::StoreError;
 use crate::reconcile::{
     Answer, Ask, Class, ENTRIES_MAX, Entry, Flaw, Found, Kind, RANGE_ROWS, RANGES_MAX, Range,
     Repair, Report, Sum, Verdict, compare, judge,
 };
 use crate::replication::Position;
-use crate::types::{HlcTimestamp, RegionId};
+use crate::types::RegionId;
 
 /// Suspects of one kind and peer that are looked at again in one run. So many have one cause, and each round of
 /// looks is bounded.
@@ -38,15 +38,6 @@ impl From<String> for Stop {
     }
 }
 
-/// Whether what an origin had written is applied here.
-enum Caught {
-    Up,
-    /// It moves, and is not there yet.
-    NotYet,
-    /// Nothing has moved for as long as was waited.
-    Still(Position),
-}
-
 /// A suspect and what was last said of it.
 struct Suspect {
     verdict: Verdict,
@@ -54,7 +45,7 @@ struct Suspect {
     theirs: Option<Entry>,
 }
 
-type Entries = BTreeMap<String, Entry>;
+pub(super) type Entries = BTreeMap<String, Entry>;
 
 impl Reconciler {
     /// Compares all copies with one peer.
@@ -220,115 +211,13 @@ impl Reconciler {
         Ok(looked)
     }
 
-    /// Waits until what was seen at the origin must have arrived. `false`: it need not have.
-    async fn catch_up(
-        &self,
-        report: &mut Report,
-        peer: RegionId,
-        kind: Kind,
-        theirs: &Entries,
-        head: Position,
-    ) -> Result<bool, Stop> {
-        let mut heads = BTreeMap::new();
-        match kind {
-            Kind::Rights => return self.rows_arrive(peer, theirs).await,
-            Kind::Orders | Kind::Envelopes => {
-                heads.insert(peer, head);
-            }
-            Kind::Products | Kind::Nodes => {
-                heads.insert(peer, head);
-                for writer in writers(theirs) {
-                    if writer != peer && writer != self.region.id {
-                        heads.insert(writer, self.head_of(writer).await?);
-                    }
-                }
-            }
-        }
-        for (origin, head) in heads {
-            match self.applied(origin, head).await? {
-                Caught::Up => {}
-                Caught::NotYet => {
-                    let why = format!("{}s of it are still arriving", kind.noun());
-                    report.leave_out(self.region.id, origin.to_string(), why);
-                    return Ok(false);
-                }
-                Caught::Still(at) => {
-                    let (expected, found) = (format!("applied up to {head}"), at.to_string());
-                    let flaw = Flaw { class: Class::ReplicationStandsStill, expected, found };
-                    let subject = format!("envelopes of {origin}");
-                    let known = report.differences.iter().any(|difference| {
-                        difference.class == flaw.class && difference.subject == subject
-                    });
-                    if !known {
-                        let found = Found { peer: Some(origin), subject, flaw };
-                        report.add(self.region.id, found);
-                    }
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Where the outbox of a peer ends.
-    async fn head_of(&self, peer: RegionId) -> Result<Position, Stop> {
-        let ask = Ask::EntriesOf { kind: Kind::Envelopes, owner: peer, keys: Vec::new() };
-        let Answer::Entries { head, .. } = self.ask(peer, &ask).await? else {
-            return Err(nonsense());
-        };
-        Ok(head)
-    }
-
-    /// Waits for the watermark.
-    async fn applied(&self, origin: RegionId, head: Position) -> Result<Caught, Stop> {
-        let started_ms = self.region.clock.monotonic_ms();
-        let first = self.watermark(origin).await?;
-        let mut at = first;
-        loop {
-            if at >= head {
-                return Ok(Caught::Up);
-            }
-            if self.waited(started_ms) {
-                return Ok(if at == first { Caught::Still(at) } else { Caught::NotYet });
-            }
-            tokio::time::sleep(LOOK).await;
-            at = self.watermark(origin).await?;
-        }
-    }
-
-    /// Rows travel by themselves and are repaired by digests: they are given the time of I-20.
-    async fn rows_arrive(&self, peer: RegionId, theirs: &Entries) -> Result<bool, Stop> {
-        let keys: Vec<String> = theirs.keys().cloned().collect();
-        let started_ms = self.region.clock.monotonic_ms();
-        loop {
-            let ours = self.own_entries(Kind::Rights, peer, &keys).await?;
-            let arrived = |(key, theirs): (&String, &Entry)| {
-                ours.get(key).is_some_and(|ours| ours.stamp >= theirs.stamp)
-            };
-            if theirs.iter().all(arrived) || self.waited(started_ms) {
-                return Ok(true);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    pub(super) fn waited(&self, started_ms: u64) -> bool {
-        let waited_ms = self.region.clock.monotonic_ms().saturating_sub(started_ms);
-        u128::from(waited_ms) >= self.times.catch_up.as_millis()
-    }
-
-    async fn own_entries(
+    pub(super) async fn own_entries(
         &self,
         kind: Kind,
         owner: RegionId,
         keys: &[String],
     ) -> Result<Entries, StoreError> {
         Ok(by_key(self.store.entries_of(kind, owner, keys).await?))
-    }
-
-    async fn watermark(&self, origin: RegionId) -> Result<Position, StoreError> {
-        let watermarks = self.replication.watermarks().await.map_err(store_error)?;
-        Ok(watermarks.get(&origin).map_or(Position::START, |watermark| watermark.position))
     }
 
     async fn enter_copy(
@@ -394,12 +283,6 @@ fn class_of(kind: Kind, verdict: Verdict) -> Class {
     }
 }
 
-/// Who wrote these, by their stamps.
-fn writers(entries: &Entries) -> BTreeSet<RegionId> {
-    let stamps = entries.values().filter_map(|entry| entry.stamp.parse::<HlcTimestamp>().ok());
-    stamps.map(|stamp| stamp.region).collect()
-}
-
 /// The key of an envelope, as the database makes it.
 fn key_of(position: Position) -> String {
     format!("{:010}/{:020}", position.epoch.0, position.sequence)
@@ -415,15 +298,6 @@ fn by_key(entries: Vec<Entry>) -> Entries {
     entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect()
 }
 
-fn nonsense() -> Stop {
+pub(super) fn nonsense() -> Stop {
     Stop::LeftOut("it answered something else than it was asked".to_owned())
-}
-
-fn store_error(error: ReplicationError) -> StoreError {
-    match error {
-        ReplicationError::Unavailable(why) => StoreError::Unavailable(why),
-        ReplicationError::CantApply { .. } | ReplicationError::Corrupt(_) => {
-            StoreError::Broken(error.to_string())
-        }
-    }
 }

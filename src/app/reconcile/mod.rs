@@ -9,6 +9,7 @@
 //! A region's part has one process at a time and is safe to run twice. What a difference is, is decided in
 //! [`crate::reconcile`]; here it is fetched, looked at again, and mended where that is safe.
 
+mod catch_up;
 mod claims;
 mod copies;
 mod mend;
