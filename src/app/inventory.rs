@@ -1,15 +1,14 @@
 //! Stock on the shelf: adjustments that can't take away what is promised, and the view of a SKU.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::idempotency::{IntentKey, IntentRecord, StoredAnswer};
 use crate::domain::inventory::StockDelta;
-use crate::escrow::Ledger;
+use crate::escrow::{KeyedRow, Ledger, Row};
 use crate::ports::Needs;
-use crate::ports::store::KnownRow;
-use crate::types::{Epoch, NodeId, RegionId, Sku, StockKey};
+use crate::types::{Actor, NodeId, RegionId, Sku, StockKey};
 
 use super::{Command, Workspace};
 
@@ -202,35 +201,30 @@ pub struct RegionView {
 
 /// Sums up the rows of one SKU. Every one of `regions` is shown, also where it holds nothing.
 pub fn inventory_view(
-    own: RegionId,
-    epoch: Epoch,
+    own: Actor,
     regions: impl IntoIterator<Item = RegionId>,
-    rows: Vec<KnownRow>,
+    rows: Vec<KeyedRow>,
 ) -> InventoryView {
-    let mut by_node: BTreeMap<NodeId, BTreeMap<RegionId, KnownRow>> = BTreeMap::new();
-    for row in rows {
-        by_node.entry(row.key.node.clone()).or_default().insert(row.owner, row);
+    let mut by_node: BTreeMap<NodeId, BTreeMap<Actor, Row>> = BTreeMap::new();
+    for KeyedRow { key, owner, row } in rows {
+        by_node.entry(key.node).or_default().insert(owner, row);
     }
     let regions = regions.into_iter().map(|region| (region, RegionView::default())).collect();
     let mut view = InventoryView { regions, ..InventoryView::default() };
     for (node, rows) in by_node {
-        let active = rows.get(&own).map_or(0, |row| row.active);
-        let cells: BTreeMap<_, _> = rows.into_iter().map(|(owner, row)| (owner, row.row)).collect();
+        let received: u64 = rows.values().map(|row| row.received).sum();
+        let withdrawn: u64 = rows.values().map(|row| row.withdrawn).sum();
+        let reserved: u64 = rows.values().map(Row::net_spent).sum();
+        let ledger = Ledger::from_rows(own, rows);
         // Who was granted units and has done nothing with them yet has no row of its own to show.
-        let granted = cells.values().flat_map(|row| row.granted.keys());
-        let owners: BTreeSet<RegionId> = cells.keys().chain(granted).copied().collect();
-        let received: u64 = cells.values().map(|row| row.received).sum();
-        let withdrawn: u64 = cells.values().map(|row| row.withdrawn).sum();
-        let reserved: u64 = cells.values().map(|row| row.spent - row.released).sum();
-        let ledger = Ledger::from_rows(own, epoch, cells, active);
-        for owner in owners {
-            let row = ledger.rows().get(&owner);
-            let region = view.regions.entry(owner).or_default();
-            region.rights += ledger.inflow(owner).saturating_sub(ledger.outflow(owner));
-            region.spent += row.map_or(0, |row| row.spent - row.released);
-            region.ceiling += ledger.inflow(owner);
+        for actor in ledger.actors() {
+            let row = ledger.rows().get(&actor);
+            let region = view.regions.entry(actor.region).or_default();
+            region.rights += ledger.rights(actor);
+            region.spent += row.map_or(0, Row::net_spent);
+            region.ceiling += row.map_or(0, |row| row.chosen.value.ceiling);
         }
-        view.available_here += active.saturating_sub(ledger.outflow(own));
+        view.available_here += ledger.spendable();
         let on_hand = received.saturating_sub(withdrawn);
         let available = on_hand.saturating_sub(reserved);
         view.nodes.insert(node, NodeView { on_hand, reserved, available });

@@ -8,7 +8,7 @@ use crate::domain::order::place::{PlaceRejection, PlaceRequest};
 use crate::domain::order::{OrderRecord, OrderStatus};
 use crate::ports::{Reader, RightsSource, StoreError};
 use crate::replication::{LinkState, PeerView, Peers};
-use crate::types::{HlcTimestamp, OrderId, RegionId, SagaId, Sku};
+use crate::types::{Actor, HlcTimestamp, OrderId, RegionId, SagaId, Sku};
 
 use super::{
     AdjustOutcome, AdjustStock, Completions, InFlightIntents, IntentLookup, InventoryView,
@@ -269,8 +269,8 @@ impl App {
             return Ok(None);
         }
         let rows = self.reader.rights_of(sku).await?;
-        let (own, epoch) = (self.region.id, self.region.epoch);
-        Ok(Some(inventory_view(own, epoch, self.region.numbers.keys().copied(), rows)))
+        let own = Actor { region: self.region.id, epoch: self.region.epoch };
+        Ok(Some(inventory_view(own, self.region.numbers.keys().copied(), rows)))
     }
 
     /// As of when the copies of a region's orders are complete. `None` for this region, and when

@@ -24,7 +24,7 @@ use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
 use crate::store::{PgRights, PgStore, SchemaState, schema_state};
 use crate::telemetry::metrics::Metrics;
-use crate::types::RegionId;
+use crate::types::{Actor, Epoch, RegionId};
 use crate::workers;
 
 use super::health::RegionHealth;
@@ -128,15 +128,14 @@ async fn parts(
     let bus: Arc<dyn Bus> = Arc::new(bus(config).await?);
     let alarmed = Arc::clone(&stops);
     let rights = Arc::new(Rights {
-        own: config.region,
-        epoch: region.epoch,
+        own: Actor { region: config.region, epoch: region.epoch },
         store: Arc::new(PgRights::new(store.as_ref().clone(), region.epoch)),
         bus: Arc::clone(&bus),
         reachability: Arc::new(Heard { peers: Arc::clone(&peers), region: Arc::clone(&region) }),
         clock: Arc::clone(&region.clock),
         ids: Arc::clone(&region.ids),
         dirty: Arc::clone(&signals.rows),
-        board: Board::new(config.region),
+        board: Board::new(Actor { region: config.region, epoch: region.epoch }),
         waiting: Waiting::default(),
         sums: tokio::sync::Mutex::default(),
         may_give: {
@@ -269,6 +268,11 @@ impl Reachability for Heard {
         let peers = self.peers.lock().expect("no panic while held");
         let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
         others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
+
+    fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {
+        let peers = self.peers.lock().expect("no panic while held");
+        peers.head_of(peer).map(|head| head.position.epoch)
     }
 }
 

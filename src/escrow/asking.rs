@@ -22,16 +22,15 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{Ledger, MergeError, Row};
-use crate::types::{Epoch, NodeId, RegionId};
+use crate::types::{Actor, NodeId, RegionId};
 
 /// All rows of a SKU, by node and owner.
-pub type SkuRows = BTreeMap<NodeId, BTreeMap<RegionId, Row>>;
+pub type SkuRows = BTreeMap<NodeId, BTreeMap<Actor, Row>>;
 
 /// The state of one search for units of one SKU, at whatever node they are.
 #[derive(Debug, Clone)]
 pub struct Asking {
-    own: RegionId,
-    epoch: Epoch,
+    own: Actor,
     ledgers: BTreeMap<NodeId, Ledger>,
     inflow_at_start: u64,
     need: u64,
@@ -86,29 +85,29 @@ impl Asking {
     /// Begins to look for `need` units, or better `want`, at the `reachable` peers. `ledgers` holds
     /// what is known of the SKU in region `own`, by node.
     pub fn new(
-        own: RegionId,
-        epoch: Epoch,
+        own: Actor,
         ledgers: BTreeMap<NodeId, Ledger>,
         need: u64,
         want: u64,
         reachable: impl IntoIterator<Item = RegionId>,
     ) -> Self {
-        let others = reachable.into_iter().filter(|&peer| peer != own);
+        let others = reachable.into_iter().filter(|&peer| peer != own.region);
         let peers = others.map(|peer| (peer, Peer::Fresh)).collect();
         let want = want.max(need);
-        let mut asking = Self { own, epoch, ledgers, inflow_at_start: 0, need, want, peers };
-        asking.inflow_at_start = asking.inflow(own);
+        let mut asking = Self { own, ledgers, inflow_at_start: 0, need, want, peers };
+        asking.inflow_at_start = asking.inflow(own.region);
         asking
     }
 
     /// How many units have arrived since the beginning, whoever sent them.
     pub fn obtained(&self) -> u64 {
-        self.inflow(self.own) - self.inflow_at_start
+        self.inflow(self.own.region) - self.inflow_at_start
     }
 
     /// What a region may still sell over all nodes, by the rows merged so far.
     pub fn rights(&self, region: RegionId) -> u64 {
-        self.ledgers.values().map(|ledger| ledger.rights(region)).fold(0, u64::saturating_add)
+        let rights = |ledger: &Ledger| ledger.rights(ledger.latest(region));
+        self.ledgers.values().map(rights).fold(0, u64::saturating_add)
     }
 
     /// What to do now.
@@ -146,15 +145,16 @@ impl Asking {
         if let Some(peer) = self.peers.get_mut(&from)
             && let Peer::Asked { inflow: told, .. } = *peer
         {
-            let received = |node: &BTreeMap<RegionId, Row>| node.get(&from).map(|row| row.received);
-            let received = rows.values().filter_map(received);
-            let credited = rows.values().flatten().map(|(_, row)| row.granted_to(from));
-            let knew = received.chain(credited).fold(0, u64::saturating_add);
+            let inflow = |rows: &BTreeMap<Actor, Row>| {
+                let ledger = Ledger::from_rows(self.own, rows.clone());
+                ledger.inflow(ledger.latest(from))
+            };
+            let knew = rows.values().map(inflow).fold(0, u64::saturating_add);
             *peer = Peer::Answered { inflow: knew.max(told), busy };
         }
-        let (own, epoch) = (self.own, self.epoch);
+        let own = self.own;
         for (node, rows) in rows {
-            let fresh = || Ledger::new(own, epoch);
+            let fresh = || Ledger::from_rows(own, BTreeMap::new());
             let ledger = self.ledgers.entry(node.clone()).or_insert_with(fresh);
             // This search began with a snapshot. The region sells on meanwhile, and a peer may have
             // heard of that before: only the database can tell whether its own row is too old.
@@ -234,7 +234,8 @@ impl Asking {
     }
 
     fn inflow(&self, region: RegionId) -> u64 {
-        self.ledgers.values().map(|ledger| ledger.inflow(region)).fold(0, u64::saturating_add)
+        let inflow = |ledger: &Ledger| ledger.inflow(ledger.latest(region));
+        self.ledgers.values().map(inflow).fold(0, u64::saturating_add)
     }
 }
 
@@ -249,6 +250,10 @@ mod tests {
 
     fn region(index: usize) -> RegionId {
         NAMES[index].parse().unwrap()
+    }
+
+    fn actor(index: usize) -> Actor {
+        Actor { region: region(index), epoch: Epoch::FIRST }
     }
 
     /// One region's ledgers of the SKU, by node.
@@ -285,7 +290,7 @@ mod tests {
         }
     }
 
-    fn give(giver: &mut Ledgers, to: RegionId, units: u64) {
+    fn give(giver: &mut Ledgers, to: Actor, units: u64) {
         let held: BTreeMap<NodeId, u64> =
             giver.iter().map(|(node, ledger)| (node.clone(), ledger.spendable())).collect();
         let units = units.min(held.values().sum());
@@ -296,15 +301,15 @@ mod tests {
 
     fn asking(ledgers: &Ledgers, need: u64, peers: &[usize]) -> Asking {
         let peers = peers.iter().map(|&peer| region(peer));
-        Asking::new(region(0), Epoch::FIRST, ledgers.clone(), need, need, peers)
+        Asking::new(actor(0), ledgers.clone(), need, need, peers)
     }
 
     /// A giver handles a request: learns, then gives.
-    fn serve(giver: &mut Ledgers, own: RegionId, asker: RegionId, request: &Request) -> SkuRows {
+    fn serve(giver: &mut Ledgers, own: RegionId, asker: Actor, request: &Request) -> SkuRows {
         learn(giver, &request.rows);
         let held = giver.values().map(Ledger::spendable).sum();
         let demand = GiverDemand::default();
-        let grant = decide_grant(own, held, asker, request.need, request.want, demand);
+        let grant = decide_grant(own, held, asker.region, request.need, request.want, demand);
         give(giver, asker, grant.units);
         rows_of(giver)
     }
@@ -316,7 +321,7 @@ mod tests {
         let count = world.len() - 1;
         let (from, to) = (1 + from % count, 1 + to % count);
         if from != to {
-            give(&mut world[from], region(to), units);
+            give(&mut world[from], actor(to), units);
             if told {
                 let rows = rows_of(&world[from]);
                 learn(&mut world[to], &rows);
@@ -342,7 +347,7 @@ mod tests {
             }
             let next = in_flight.remove(0);
             let index = NAMES.iter().position(|&name| name == next.to.as_str()).unwrap();
-            let rows = serve(&mut world[index], next.to, region(0), &next);
+            let rows = serve(&mut world[index], next.to, actor(0), &next);
             asking.answered(next.to, &rows, false).unwrap();
         }
         panic!("asking does not come to an end");
@@ -368,7 +373,7 @@ mod tests {
     #[test]
     fn a_holder_learns_from_the_request_that_it_holds_something() {
         let mut world = regions(&[0, 1, 0]);
-        give(&mut world[1], region(2), 1);
+        give(&mut world[1], actor(2), 1);
         assert_eq!(drive(&mut world, 1, &[]), (Step::Obtained, 1));
     }
 
@@ -395,7 +400,7 @@ mod tests {
         asking.late(region(1));
         let Step::Ask(requests) = asking.step() else { panic!("the other one has units too") };
         let [request] = &requests[..] else { panic!("the late one is not asked twice") };
-        let rows = serve(&mut world[2], region(2), region(0), request);
+        let rows = serve(&mut world[2], region(2), actor(0), request);
         asking.answered(region(2), &rows, false).unwrap();
         assert_eq!(asking.step(), Step::Obtained);
     }
@@ -409,7 +414,7 @@ mod tests {
         asking.answered(region(2), &rows_of(&world[2]), false).unwrap();
         assert_eq!(asking.step(), Step::Wait);
         let to_late = requests.iter().find(|request| request.to == region(1)).unwrap();
-        let rows = serve(&mut world[1], region(1), region(0), to_late);
+        let rows = serve(&mut world[1], region(1), actor(0), to_late);
         asking.answered(region(1), &rows, false).unwrap();
         assert_eq!(asking.step(), Step::Obtained);
     }

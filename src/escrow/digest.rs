@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 
 use super::Row;
-use crate::types::{Epoch, RegionId, StockKey};
+use crate::types::{Actor, StockKey};
 
 /// Into how many buckets keys fall: with 100,000 keys a difference of one row pulls 1,600, a few
 /// hundred kilobytes, and a full comparison of twelve owners is under 20 kB.
@@ -28,61 +28,67 @@ pub fn bucket_of(key: &StockKey) -> u8 {
 pub struct BucketDigest {
     /// How many rows.
     pub count: u64,
-    /// The highest (incarnation, version) of any of them.
-    pub newest: (u32, u64),
+    /// The highest version of any of them.
+    pub newest: u64,
     /// Sum of the rows' hashes.
     pub hash: u64,
+    /// Sum of the hashes of values that others than the owner proposed: what was taken over.
+    #[serde(default)]
+    pub taken: u64,
 }
 
 impl BucketDigest {
     /// Takes in one row.
-    pub fn add(&mut self, key: &StockKey, row: &Row) {
+    pub fn add(&mut self, key: &StockKey, owner: Actor, row: &Row) {
         self.count += 1;
-        self.newest = self.newest.max((row.epoch.0, row.version));
+        self.newest = self.newest.max(row.version);
         self.hash = self.hash.wrapping_add(row_hash(key, row));
+        if row.chosen.ballot.region != owner.region {
+            let cells = Row { chosen: row.chosen.clone(), ..Row::new(owner) };
+            self.taken = self.taken.wrapping_add(row_hash(key, &cells));
+        }
     }
 }
 
 /// The sums of all rows that a region holds, by owner and bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Digest {
-    sums: BTreeMap<(RegionId, u8), BucketDigest>,
+    sums: BTreeMap<(Actor, u8), BucketDigest>,
 }
 
 /// Where a peer's rows differ from ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Differences {
     /// Owners and buckets to pull from the peer. Never our own: nobody else writes those.
-    pub pull: BTreeSet<(RegionId, u8)>,
-    /// Buckets in which the peer may hold a newer version of *our own* rows: pull them, and the merge
-    /// will tell whether this region forgot something. A peer that merely lags in our rows is not
-    /// listed; it pulls them itself.
+    pub pull: BTreeSet<(Actor, u8)>,
+    /// Buckets in which the peer may know more of *our own* rows than we do: pull them. The merge will tell
+    /// whether this region forgot something, or whether others took over from it. A peer that merely lags
+    /// in our rows is not listed; it pulls them itself.
     pub own_suspect: BTreeSet<u8>,
 }
 
 impl Digest {
-    /// Takes in one row. Rows that were never written (version zero) exist nowhere and don't count.
-    pub fn add(&mut self, key: &StockKey, owner: RegionId, row: &Row) {
-        if row.version > 0 {
-            self.sums.entry((owner, bucket_of(key))).or_default().add(key, row);
+    /// Takes in one row. Blank ones exist nowhere and don't count.
+    pub fn add(&mut self, key: &StockKey, owner: Actor, row: &Row) {
+        if !row.is_blank() {
+            self.sums.entry((owner, bucket_of(key))).or_default().add(key, owner, row);
         }
     }
 
     /// Sums that arrived over the network.
-    pub fn from_sums(sums: impl IntoIterator<Item = ((RegionId, u8), BucketDigest)>) -> Self {
-        let legal = |&((_, bucket), sum): &((RegionId, u8), BucketDigest)| {
-            bucket < BUCKETS && sum.count > 0
-        };
+    pub fn from_sums(sums: impl IntoIterator<Item = ((Actor, u8), BucketDigest)>) -> Self {
+        let legal =
+            |&((_, bucket), sum): &((Actor, u8), BucketDigest)| bucket < BUCKETS && sum.count > 0;
         Self { sums: sums.into_iter().filter(legal).collect() }
     }
 
     /// The sums, to be sent.
-    pub fn sums(&self) -> impl Iterator<Item = ((RegionId, u8), BucketDigest)> {
+    pub fn sums(&self) -> impl Iterator<Item = ((Actor, u8), BucketDigest)> {
         self.sums.iter().map(|(&place, &sum)| (place, sum))
     }
 
     /// Compares with what region `own`'s peer holds. What only we hold is the peer's to pull.
-    pub fn differences(&self, own: RegionId, peers: &Self) -> Differences {
+    pub fn differences(&self, own: Actor, peers: &Self) -> Differences {
         let mut differences = Differences::default();
         for (&(owner, bucket), theirs) in &peers.sums {
             let ours = self.sums.get(&(owner, bucket)).copied().unwrap_or_default();
@@ -91,7 +97,10 @@ impl Digest {
             }
             if owner != own {
                 differences.pull.insert((owner, bucket));
-            } else if theirs.newest >= ours.newest || theirs.count > ours.count {
+            } else if theirs.newest >= ours.newest
+                || theirs.count > ours.count
+                || theirs.taken != ours.taken
+            {
                 differences.own_suspect.insert(bucket);
             }
         }
@@ -108,13 +117,6 @@ impl Digest {
         differences.pull.retain(|place| self.sums.get(place) == before.sums.get(place));
         differences.pull.len() < all
     }
-
-    /// The incarnation and version of the newest row of an owner.
-    pub fn newest_of(&self, owner: RegionId) -> (Epoch, u64) {
-        let sums = self.sums.iter().filter(|((of, _), _)| *of == owner);
-        let (epoch, version) = sums.map(|(_, sum)| sum.newest).max().unwrap_or_default();
-        (Epoch(epoch), version)
-    }
 }
 
 /// Ids hold no control characters, so a NUL keeps the two apart.
@@ -129,15 +131,22 @@ fn key_hash(key: &StockKey) -> Sha256 {
 fn row_hash(key: &StockKey, row: &Row) -> u64 {
     let mut hash = key_hash(key);
     hash.update([0]);
-    hash.update(row.epoch.0.to_le_bytes());
-    for cell in [row.version, row.received, row.spent, row.released, row.withdrawn] {
+    let chosen = &row.chosen;
+    let place = [u64::from(chosen.ballot.round), chosen.sequence, chosen.value.ceiling];
+    let cells = [row.version, row.received, row.spent, row.released, row.withdrawn];
+    for cell in cells.into_iter().chain(place) {
         hash.update(cell.to_le_bytes());
     }
-    for (region, units) in &row.granted {
+    hash.update(chosen.ballot.region.as_str());
+    for units in [&row.granted, &chosen.value.credits] {
         hash.update([0]);
-        hash.update(region.as_str().as_bytes());
-        hash.update([0]);
-        hash.update(units.to_le_bytes());
+        for (actor, units) in units {
+            hash.update([0]);
+            hash.update(actor.region.as_str());
+            hash.update([0]);
+            hash.update(actor.epoch.0.to_le_bytes());
+            hash.update(units.to_le_bytes());
+        }
     }
     let bytes = hash.finalize();
     u64::from_le_bytes(bytes[..8].try_into().expect("a hash has 32 bytes"))
@@ -146,9 +155,10 @@ fn row_hash(key: &StockKey, row: &Row) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Epoch;
 
-    fn region(name: &str) -> RegionId {
-        name.parse().unwrap()
+    fn actor(name: &str) -> Actor {
+        Actor { region: name.parse().unwrap(), epoch: Epoch::FIRST }
     }
 
     fn key(sku: &str) -> StockKey {
@@ -156,13 +166,13 @@ mod tests {
     }
 
     fn row(version: u64, spent: u64) -> Row {
-        Row { version, received: 9, spent, ..Row::new(Epoch(1)) }
+        Row { version, received: 9, spent, ..Row::new(actor("b")) }
     }
 
     fn digest(rows: &[(&str, &str, Row)]) -> Digest {
         let mut digest = Digest::default();
         for (sku, owner, row) in rows {
-            digest.add(&key(sku), region(owner), row);
+            digest.add(&key(sku), actor(owner), row);
         }
         digest
     }
@@ -180,27 +190,27 @@ mod tests {
     fn equal_rows_agree_in_any_order_and_every_cell_counts() {
         let ours = digest(&[("x", "b", row(2, 1)), ("y", "b", row(7, 1)), ("x", "c", row(1, 0))]);
         let same = digest(&[("x", "c", row(1, 0)), ("y", "b", row(7, 1)), ("x", "b", row(2, 1))]);
-        assert_eq!(ours.differences(region("a"), &same), Differences::default());
+        assert_eq!(ours.differences(actor("a"), &same), Differences::default());
         let other = digest(&[("x", "b", row(2, 3)), ("y", "b", row(7, 1)), ("x", "c", row(1, 0))]);
-        let pull = BTreeSet::from([(region("b"), bucket_of(&key("x")))]);
-        assert_eq!(ours.differences(region("a"), &other).pull, pull);
-        let granted = Row { granted: BTreeMap::from([(region("c"), 1)]), ..row(2, 1) };
+        let pull = BTreeSet::from([(actor("b"), bucket_of(&key("x")))]);
+        assert_eq!(ours.differences(actor("a"), &other).pull, pull);
+        let granted = Row { granted: BTreeMap::from([(actor("c"), 1)]), ..row(2, 1) };
         let other = digest(&[("x", "b", granted), ("y", "b", row(7, 1)), ("x", "c", row(1, 0))]);
-        assert_eq!(ours.differences(region("a"), &other).pull, pull);
+        assert_eq!(ours.differences(actor("a"), &other).pull, pull);
     }
 
     #[test]
     fn a_newer_own_row_at_a_peer_is_reported_an_older_one_is_the_peers_to_pull() {
         let (old, new) = (digest(&[("x", "a", row(1, 0))]), digest(&[("x", "a", row(2, 1))]));
         let bucket = bucket_of(&key("x"));
-        let found = old.differences(region("a"), &new);
+        let found = old.differences(actor("a"), &new);
         assert_eq!(
             found,
             Differences { own_suspect: BTreeSet::from([bucket]), ..Default::default() }
         );
-        assert_eq!(new.differences(region("a"), &old), Differences::default());
-        let pull = BTreeSet::from([(region("a"), bucket)]);
-        assert_eq!(old.differences(region("b"), &new).pull, pull);
+        assert_eq!(new.differences(actor("a"), &old), Differences::default());
+        let pull = BTreeSet::from([(actor("a"), bucket)]);
+        assert_eq!(old.differences(actor("b"), &new).pull, pull);
     }
 
     #[test]
@@ -208,11 +218,11 @@ mod tests {
         let before = digest(&[("x", "b", row(2, 1)), ("y", "b", row(7, 1)), ("x", "a", row(1, 0))]);
         let ours = digest(&[("x", "b", row(2, 1)), ("y", "b", row(8, 2)), ("x", "a", row(1, 0))]);
         let theirs = digest(&[("x", "b", row(3, 2)), ("y", "b", row(9, 3)), ("x", "a", row(2, 1))]);
-        let own = region("a");
+        let own = actor("a");
         let mut differences = ours.differences(own, &theirs);
         assert_eq!((differences.pull.len(), differences.own_suspect.len()), (2, 1));
         assert!(ours.put_off_moving(&before, &mut differences));
-        assert_eq!(differences.pull, BTreeSet::from([(region("b"), bucket_of(&key("x")))]));
+        assert_eq!(differences.pull, BTreeSet::from([(actor("b"), bucket_of(&key("x")))]));
         assert_eq!(differences.own_suspect.len(), 1);
         assert!(!ours.put_off_moving(&ours, &mut differences));
     }
@@ -220,8 +230,8 @@ mod tests {
     #[test]
     fn rows_never_written_do_not_count_and_foreign_sums_are_checked() {
         assert_eq!(digest(&[("x", "a", row(0, 0))]), Digest::default());
-        let sum = BucketDigest { count: 1, newest: (1, 1), hash: 1 };
-        let foreign = Digest::from_sums([((region("a"), 64), sum), ((region("a"), 63), sum)]);
+        let sum = BucketDigest { count: 1, newest: 1, hash: 1, taken: 0 };
+        let foreign = Digest::from_sums([((actor("a"), 64), sum), ((actor("a"), 63), sum)]);
         assert_eq!(foreign.sums().count(), 1);
     }
 }

@@ -3,17 +3,16 @@
 //! Every operation is guarded: it is refused instead of taking anything below zero. Selling needs the
 //! own row and `active` only; whoever receives, merges or asks loads all rows of the key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::row::{Row, UNITS_MAX, Unsound, cap};
-use crate::types::{Epoch, RegionId};
+use crate::types::{Actor, Epoch, RegionId};
 
 /// The rights of all regions to one key, as known in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
-    own: RegionId,
-    rows: BTreeMap<RegionId, Row>,
-    active: u64,
+    own: Actor,
+    rows: BTreeMap<Actor, Row>,
 }
 
 /// An operation that would break a rule. Nothing was changed.
@@ -58,12 +57,10 @@ pub enum MergeError {
     /// A peer holds a version of *our own* row that we don't have: this region's database was set back
     /// (a restored backup, a standby that lagged). Selling on would sell some units twice.
     #[error(
-        "a peer holds version {theirs} of epoch {epoch} of this region's own row, here it is {ours}: \
+        "a peer holds version {theirs} of this region's own row, here it is {ours}: \
          this region's database was set back"
     )]
     Amnesia {
-        /// The incarnation of the peer's copy.
-        epoch: Epoch,
         /// The version of the peer's copy.
         theirs: u64,
         /// Our version.
@@ -75,7 +72,7 @@ pub enum MergeError {
     )]
     Fork {
         /// Whose row.
-        owner: RegionId,
+        owner: Actor,
         /// Which version.
         version: u64,
     },
@@ -83,7 +80,7 @@ pub enum MergeError {
     #[error("version {version} of {owner}'s row takes back what an earlier version had")]
     WentBack {
         /// Whose row.
-        owner: RegionId,
+        owner: Actor,
         /// Which version.
         version: u64,
     },
@@ -91,31 +88,26 @@ pub enum MergeError {
     #[error("the row of {owner} is unsound: {unsound}")]
     Unsound {
         /// Whose row.
-        owner: RegionId,
+        owner: Actor,
         /// Why.
         unsound: Unsound,
     },
 }
 
 impl Ledger {
-    /// The ledger of a key that nobody has written yet.
-    pub fn new(own: RegionId, epoch: Epoch) -> Self {
-        Self { own, rows: BTreeMap::from([(own, Row::new(epoch))]), active: 0 }
+    /// The ledger of a key that nobody has written yet, in a region's incarnation.
+    pub fn new(region: RegionId, epoch: Epoch) -> Self {
+        Self::from_rows(Actor { region, epoch }, BTreeMap::new())
     }
 
-    /// A ledger as it was stored. Without an own row, one is begun in incarnation `epoch`.
-    pub fn from_rows(
-        own: RegionId,
-        epoch: Epoch,
-        mut rows: BTreeMap<RegionId, Row>,
-        active: u64,
-    ) -> Self {
-        rows.entry(own).or_insert_with(|| Row::new(epoch));
-        Self { own, rows, active }
+    /// A ledger as it was stored. Without an own row, one is begun.
+    pub fn from_rows(own: Actor, mut rows: BTreeMap<Actor, Row>) -> Self {
+        rows.entry(own).or_insert_with(|| Row::new(own));
+        Self { own, rows }
     }
 
-    /// The region that this ledger belongs to.
-    pub fn own(&self) -> RegionId {
+    /// Who this ledger belongs to.
+    pub fn own(&self) -> Actor {
         self.own
     }
 
@@ -125,38 +117,56 @@ impl Ledger {
     }
 
     /// All rows known here, the own one included.
-    pub fn rows(&self) -> &BTreeMap<RegionId, Row> {
+    pub fn rows(&self) -> &BTreeMap<Actor, Row> {
         &self.rows
     }
 
     /// The ceiling of this region's outflow.
     pub fn active(&self) -> u64 {
-        self.active
+        self.own_row().chosen.value.ceiling
     }
 
-    /// What flowed to a region, as far as known here: a lower bound for every region but ours.
-    pub fn inflow(&self, region: RegionId) -> u64 {
-        let received = self.rows.get(&region).map_or(0, |row| row.received);
-        let granted: u128 = self.rows.values().map(|row| u128::from(row.granted_to(region))).sum();
-        cap(u128::from(received) + granted)
+    /// Everybody who is known to hold or to have held something.
+    pub fn actors(&self) -> impl Iterator<Item = Actor> {
+        let mut actors: BTreeSet<Actor> = self.rows.keys().copied().collect();
+        for row in self.rows.values() {
+            actors.extend(row.granted.keys().chain(row.chosen.value.credits.keys()));
+        }
+        actors.into_iter()
     }
 
-    /// What left a region's rights, as far as known here.
-    pub fn outflow(&self, region: RegionId) -> u64 {
-        self.rows.get(&region).map_or(0, Row::outflow)
+    /// The latest incarnation of a region that is heard of in these rows.
+    pub fn latest(&self, region: RegionId) -> Actor {
+        let of_region = self.actors().filter(|actor| actor.region == region);
+        of_region.last().unwrap_or(Actor { region, epoch: Epoch::FIRST })
     }
 
-    /// What a region may still pass on or sell, as far as known here.
+    /// What flowed to somebody, as far as known here: a lower bound for everybody but this region.
+    pub fn inflow(&self, actor: Actor) -> u64 {
+        let received = self.rows.get(&actor).map_or(0, |row| row.received);
+        let came = |row: &Row| {
+            u128::from(row.granted_to(actor)) + u128::from(row.chosen.value.credit_of(actor))
+        };
+        cap(u128::from(received) + self.rows.values().map(came).sum::<u128>())
+    }
+
+    /// What left somebody's rights, as far as known here; what was taken over is not in it.
+    pub fn outflow(&self, actor: Actor) -> u64 {
+        self.rows.get(&actor).map_or(0, Row::outflow)
+    }
+
+    /// What somebody may still pass on or sell, as far as known here.
     ///
     /// Zero also when a copy lags so far behind that more seems to have left than came: rows are copied
     /// one by one, so a receiver's sale can be known before the grant it rests on.
-    pub fn rights(&self, region: RegionId) -> u64 {
-        self.inflow(region).saturating_sub(self.outflow(region))
+    pub fn rights(&self, actor: Actor) -> u64 {
+        let credited = self.rows.get(&actor).map_or(0, |row| row.chosen.value.credited());
+        self.inflow(actor).saturating_sub(self.outflow(actor)).saturating_sub(credited)
     }
 
     /// What this region may sell, give or withdraw now, without asking anybody.
     pub fn spendable(&self) -> u64 {
-        self.active.saturating_sub(self.own_row().outflow())
+        self.active().saturating_sub(self.own_row().outflow())
     }
 
     /// Sells `units`: reserves them for an order.
@@ -191,7 +201,7 @@ impl Ledger {
     }
 
     /// Gives `to` as much of `units` as this region may spend, and tells how much that was.
-    pub fn grant(&mut self, to: RegionId, units: u64) -> Result<u64, Refusal> {
+    pub fn grant(&mut self, to: Actor, units: u64) -> Result<u64, Refusal> {
         if to == self.own {
             return Err(Refusal::GrantToItself);
         }
@@ -200,37 +210,37 @@ impl Ledger {
         Ok(granted)
     }
 
-    /// Takes a peer's copy of `owner`'s row, if it is newer than ours.
+    /// Takes a peer's copy of `owner`'s row, as far as it is newer than ours.
     ///
-    /// The own row is never taken from others: whoever has a newer one proves that this region forgot
-    /// something, which the caller must not pass over.
-    pub fn merge(&mut self, owner: RegionId, row: Row) -> Result<Merged, MergeError> {
+    /// The own cells are never taken from others: whoever has newer ones proves that this region forgot
+    /// something, which the caller must not pass over. Nor is a value of the own register that this region
+    /// proposed. What others proposed and had chosen is news for the owner too.
+    pub fn merge(&mut self, owner: Actor, row: Row) -> Result<Merged, MergeError> {
         let version = row.version;
         row.check(owner).map_err(|unsound| MergeError::Unsound { owner, unsound })?;
-        if version == 0 {
+        if row.is_blank() {
             return Ok(Merged::default());
         }
+        let known = self.rows.get(&owner).cloned().unwrap_or_else(|| Row::new(owner));
+        let forks = row.forks_from(&known);
         if owner == self.own {
-            let own = self.own_row();
-            if row.supersedes(own) || row.forks_from(own) {
-                let (epoch, ours) = (row.epoch, own.version);
-                return Err(MergeError::Amnesia { epoch, theirs: version, ours });
+            let own_value = row.chosen.ballot.region == owner.region;
+            let newer_value = row.chosen.place() > known.chosen.place();
+            if forks || version > known.version || own_value && newer_value {
+                return Err(MergeError::Amnesia { theirs: version, ours: known.version });
             }
+        }
+        if forks {
+            return Err(MergeError::Fork { owner, version });
+        }
+        if !row.supersedes(&known) {
             return Ok(Merged::default());
         }
-        if let Some(known) = self.rows.get(&owner) {
-            if row.forks_from(known) {
-                return Err(MergeError::Fork { owner, version });
-            }
-            if !row.supersedes(known) {
-                return Ok(Merged::default());
-            }
-            if !row.continues(known) {
-                return Err(MergeError::WentBack { owner, version });
-            }
+        if !row.continues(&known) {
+            return Err(MergeError::WentBack { owner, version });
         }
         let before = self.inflow(self.own);
-        self.rows.insert(owner, row);
+        self.rows.insert(owner, row.joined(&known));
         self.follow_rights();
         Ok(Merged { changed: true, inflow_grew: self.inflow(self.own) - before })
     }
@@ -238,11 +248,19 @@ impl Ledger {
     /// Lets the ceiling of the own outflow follow the rights: the classic bounded counter, in which a
     /// region may sell all that ever flowed to it.
     ///
-    /// This is the one place that raises `active`. Where a majority of regions decides ceilings, it
-    /// takes the highest chosen ceiling of this region here instead, and `inflow` becomes the bound up
-    /// to which a ceiling may be proposed. Like a chosen ceiling, `active` never goes down.
+    /// This is the one place that raises the own ceiling. Where a majority of regions decides ceilings, the
+    /// value is proposed to them instead, and comes in here when it is chosen.
     fn follow_rights(&mut self) {
-        self.active = self.active.max(self.inflow(self.own));
+        let inflow = self.inflow(self.own);
+        let chosen = self.own_row().chosen.clone();
+        if let Some(value) = chosen.value.raised(inflow, inflow) {
+            self.choose(chosen.followed_by(chosen.ballot, value));
+        }
+    }
+
+    fn choose(&mut self, slot: super::Slot) {
+        let row = Row { chosen: slot, ..self.own_row().clone() };
+        self.rows.insert(self.own, row);
     }
 
     fn ensure_spendable(&self, wanted: u64) -> Result<(), Refusal> {
@@ -280,10 +298,15 @@ fn add(cell: &mut u64, units: u64) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Value;
     use super::*;
 
     fn region(name: &str) -> RegionId {
         name.parse().unwrap()
+    }
+
+    fn actor(name: &str) -> Actor {
+        Actor { region: region(name), epoch: Epoch::FIRST }
     }
 
     fn stocked(own: &str, units: u64) -> Ledger {
@@ -299,12 +322,12 @@ mod tests {
         a.spend(6).unwrap();
         assert_eq!(a.withdraw(5), Err(Refusal::Insufficient { wanted: 5, spendable: 4 }));
         assert_eq!(a.release(7), Err(Refusal::NotSpent { wanted: 7, net_spent: 6 }));
-        assert_eq!(a.grant(region("b"), 100), Ok(4));
+        assert_eq!(a.grant(actor("b"), 100), Ok(4));
         assert_eq!(a.spendable(), 0);
         a.release(6).unwrap();
         assert_eq!(a.release(1), Err(Refusal::NotSpent { wanted: 1, net_spent: 0 }));
         assert_eq!(a.spendable(), 6);
-        assert_eq!(a.grant(region("a"), 1), Err(Refusal::GrantToItself));
+        assert_eq!(a.grant(actor("a"), 1), Err(Refusal::GrantToItself));
     }
 
     #[test]
@@ -317,13 +340,13 @@ mod tests {
         versions.push(a.own_row().version);
         a.withdraw(1).unwrap();
         versions.push(a.own_row().version);
-        a.grant(region("b"), 1).unwrap();
+        a.grant(actor("b"), 1).unwrap();
         versions.push(a.own_row().version);
         assert_eq!(versions, [1, 2, 3, 4, 5]);
         let before = a.clone();
         assert_eq!(a.spend(0), Ok(()));
-        assert_eq!(a.grant(region("b"), 0), Ok(0));
-        assert_eq!(a.grant(region("c"), 0), Ok(0));
+        assert_eq!(a.grant(actor("b"), 0), Ok(0));
+        assert_eq!(a.grant(actor("c"), 0), Ok(0));
         assert!(a.spend(100).is_err());
         assert_eq!(a, before);
     }
@@ -332,13 +355,13 @@ mod tests {
     fn a_grant_is_spendable_once_its_row_arrives_and_once_only() {
         let mut a = stocked("a", 10);
         let mut b = Ledger::new(region("b"), Epoch::FIRST);
-        a.grant(region("b"), 4).unwrap();
+        a.grant(actor("b"), 4).unwrap();
         let row = a.own_row().clone();
-        assert_eq!(b.merge(region("a"), row.clone()), Ok(Merged { changed: true, inflow_grew: 4 }));
-        assert_eq!(b.merge(region("a"), row), Ok(Merged::default()), "seen twice, counts once");
-        assert_eq!((b.spendable(), b.rights(region("a")), b.rights(region("b"))), (4, 6, 4));
+        assert_eq!(b.merge(actor("a"), row.clone()), Ok(Merged { changed: true, inflow_grew: 4 }));
+        assert_eq!(b.merge(actor("a"), row), Ok(Merged::default()), "seen twice, counts once");
+        assert_eq!((b.spendable(), b.rights(actor("a")), b.rights(actor("b"))), (4, 6, 4));
         b.spend(4).unwrap();
-        assert_eq!(a.rights(region("b")), 4, "a lower bound of the outflow is an old belief");
+        assert_eq!(a.rights(actor("b")), 4, "a lower bound of the outflow is an old belief");
     }
 
     #[test]
@@ -347,30 +370,29 @@ mod tests {
         let before = a.clone();
         a.spend(3).unwrap();
         let mut forgetful = before.clone();
-        let evidence = forgetful.merge(region("a"), a.own_row().clone());
-        assert_eq!(evidence, Err(MergeError::Amnesia { epoch: Epoch(1), theirs: 2, ours: 1 }));
+        let evidence = forgetful.merge(actor("a"), a.own_row().clone());
+        assert_eq!(evidence, Err(MergeError::Amnesia { theirs: 2, ours: 1 }));
         assert_eq!(forgetful, before);
         forgetful.spend(4).unwrap();
-        let forked = forgetful.merge(region("a"), a.own_row().clone());
-        assert_eq!(forked, Err(MergeError::Amnesia { epoch: Epoch(1), theirs: 2, ours: 2 }));
-        assert_eq!(a.merge(region("a"), before.own_row().clone()), Ok(Merged::default()));
+        let forked = forgetful.merge(actor("a"), a.own_row().clone());
+        assert_eq!(forked, Err(MergeError::Amnesia { theirs: 2, ours: 2 }));
+        assert_eq!(a.merge(actor("a"), before.own_row().clone()), Ok(Merged::default()));
     }
 
     #[test]
     fn rows_that_contradict_what_is_known_are_refused() {
-        let a = region("a");
+        let a = actor("a");
         let mut b = Ledger::new(region("b"), Epoch::FIRST);
-        let granted = BTreeMap::from([(region("b"), 4)]);
-        let row = Row { version: 3, received: 9, granted, spent: 2, ..Row::new(Epoch(1)) };
+        let granted = BTreeMap::from([(actor("b"), 4)]);
+        let row = Row { version: 3, received: 9, granted, spent: 2, ..Row::new(actor("a")) };
         b.merge(a, row.clone()).unwrap();
         let before = b.clone();
         let fork = Row { spent: 1, ..row.clone() };
         assert_eq!(b.merge(a, fork), Err(MergeError::Fork { owner: a, version: 3 }));
         let unspent = Row { version: 4, spent: 1, ..row.clone() };
         assert_eq!(b.merge(a, unspent), Err(MergeError::WentBack { owner: a, version: 4 }));
-        let taken_back =
-            Row { epoch: Epoch(2), version: 1, granted: BTreeMap::new(), ..row.clone() };
-        assert_eq!(b.merge(a, taken_back), Err(MergeError::WentBack { owner: a, version: 1 }));
+        let taken_back = Row { version: 4, granted: BTreeMap::new(), ..row.clone() };
+        assert_eq!(b.merge(a, taken_back), Err(MergeError::WentBack { owner: a, version: 4 }));
         let unsound = Row { version: 5, released: 3, ..row };
         assert!(matches!(b.merge(a, unsound), Err(MergeError::Unsound { .. })));
         assert_eq!(b, before);
@@ -382,9 +404,50 @@ mod tests {
         assert_eq!(a.receive(1), Err(Refusal::TooLarge));
         assert_eq!(a.receive(u64::MAX), Err(Refusal::TooLarge));
         assert!(a.spend(u64::MAX).is_err() && a.release(u64::MAX).is_err());
-        let huge = BTreeMap::from([(region("a"), UNITS_MAX)]);
-        let row = Row { version: 1, received: UNITS_MAX, granted: huge, ..Row::new(Epoch(1)) };
-        a.merge(region("b"), row).unwrap();
-        assert_eq!((a.inflow(region("a")), a.spendable()), (UNITS_MAX, UNITS_MAX));
+        let huge = BTreeMap::from([(actor("a"), UNITS_MAX)]);
+        let row = Row { version: 1, received: UNITS_MAX, granted: huge, ..Row::new(actor("a")) };
+        a.merge(actor("b"), Row { chosen: Row::new(actor("b")).chosen, ..row }).unwrap();
+        assert_eq!((a.inflow(actor("a")), a.spendable()), (UNITS_MAX, UNITS_MAX));
+    }
+
+    #[test]
+    fn what_others_took_over_is_theirs_and_no_more_the_owners() {
+        let (a, b) = (actor("a"), actor("b"));
+        let mut owner = stocked("a", 10);
+        owner.spend(3).unwrap();
+        let taken = Value { ceiling: 10, credits: BTreeMap::from([(b, 4)]) };
+        let ballot = owner.own_row().chosen.ballot.above(region("b"));
+        let chosen = owner.own_row().chosen.followed_by(ballot, taken);
+        let row = Row { chosen, ..owner.own_row().clone() };
+        let mut heir = Ledger::new(region("b"), Epoch::FIRST);
+        assert_eq!(heir.merge(a, row.clone()), Ok(Merged { changed: true, inflow_grew: 4 }));
+        assert_eq!((heir.spendable(), heir.rights(a), heir.rights(b)), (4, 3, 4));
+        assert_eq!(owner.merge(a, row.clone()), Ok(Merged { changed: true, inflow_grew: 0 }));
+        assert_eq!((owner.rights(a), owner.rights(b)), (3, 4));
+        let lower = Value { ceiling: 9, credits: BTreeMap::from([(b, 4)]) };
+        let lower = Row { chosen: row.chosen.followed_by(row.chosen.ballot, lower), ..row };
+        assert_eq!(heir.merge(a, lower), Err(MergeError::WentBack { owner: a, version: 2 }));
+    }
+
+    #[test]
+    fn a_value_of_ones_own_that_one_does_not_know_is_evidence_of_amnesia() {
+        let mut a = stocked("a", 10);
+        let chosen = a.own_row().chosen.clone();
+        let newer =
+            chosen.followed_by(chosen.ballot, Value { ceiling: 11, ..chosen.value.clone() });
+        let row = Row { chosen: newer, ..a.own_row().clone() };
+        assert!(matches!(a.merge(actor("a"), row), Err(MergeError::Amnesia { .. })));
+    }
+
+    #[test]
+    fn an_earlier_incarnation_keeps_what_it_wrote() {
+        let (old, b) = (actor("a"), actor("b"));
+        let new = Actor { epoch: Epoch(2), ..old };
+        let mut ledger = Ledger::new(region("b"), Epoch::FIRST);
+        ledger.merge(old, Row { version: 4, received: 9, spent: 2, ..Row::new(old) }).unwrap();
+        assert_eq!(ledger.latest(region("a")), old);
+        ledger.merge(new, Row { version: 1, received: 5, ..Row::new(new) }).unwrap();
+        assert_eq!((ledger.rights(old), ledger.rights(new), ledger.rights(b)), (7, 5, 0));
+        assert_eq!(ledger.latest(region("a")), new);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{BucketDigest, Row, SkuRows};
-use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, NodeId, Sku, StockKey, TransferId};
 
 /// Rows in one message. A row takes some 250 bytes, so that a message stays far below the 1 MiB that
 /// NATS takes by default; more rows go into more messages.
@@ -18,7 +18,7 @@ pub struct KeyedRow {
     /// SKU and node.
     pub key: StockKey,
     /// Who wrote it.
-    pub owner: RegionId,
+    pub owner: Actor,
     /// Its cells.
     pub row: Row,
 }
@@ -38,6 +38,8 @@ pub struct Rows {
 pub struct TransferRequest {
     /// Names the request for ever.
     pub request: TransferId,
+    /// Who asks: the incarnation that will hold what is given.
+    pub asker: Actor,
     /// Of what.
     pub sku: Sku,
     /// Only at this node; without one, wherever the giver has units.
@@ -75,14 +77,14 @@ pub struct NamedGrant {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DigestAnswer {
     /// Owner, bucket, and the sum of the rows in it.
-    pub sums: Vec<(RegionId, u8, BucketDigest)>,
+    pub sums: Vec<(Actor, u8, BucketDigest)>,
 }
 
 /// "Send me these rows."
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullRows {
     /// Whose. Any region may be asked for any owner's rows.
-    pub owner: RegionId,
+    pub owner: Actor,
     /// Which bucket.
     pub bucket: u8,
     /// Only keys after this one: where the last answer ended.
@@ -96,8 +98,9 @@ mod tests {
 
     #[test]
     fn messages_are_read_as_they_were_written_and_unknown_fields_are_passed_over() {
-        let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let row = Row { granted: BTreeMap::from([(b, 3)]), version: 7, ..Row::new(Epoch(2)) };
+        let actor = |name: &str| Actor { region: name.parse().unwrap(), epoch: Epoch(2) };
+        let (a, b) = (actor("a"), actor("b"));
+        let row = Row { granted: BTreeMap::from([(b, 3)]), version: 7, ..Row::new(a) };
         let node: NodeId = "n".parse().unwrap();
         let grant = NamedGrant { transfer: TransferId(uuid::Uuid::from_u128(7)), units: 3 };
         let answer = TransferAnswer {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{Asking, GiverDemand, Ledger, Request, Row, SkuRows, Step, decide_grant};
-use crate::types::{Epoch, NodeId, RegionId};
+use crate::types::{Actor, Epoch, NodeId, RegionId};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -23,7 +23,7 @@ struct Region {
 
 enum Message {
     Ask { from: usize, request: Request },
-    Answer { to: usize, from: usize, rows: BTreeMap<RegionId, Row>, busy: bool },
+    Answer { to: usize, from: usize, rows: BTreeMap<Actor, Row>, busy: bool },
 }
 
 struct Race {
@@ -52,8 +52,8 @@ impl Race {
             here.orders -= sold;
             if here.orders > 0 {
                 let ledgers = BTreeMap::from([(node(), here.ledger.clone())]);
-                let (own, need) = (region(index), here.orders);
-                here.search = Some(Asking::new(own, Epoch::FIRST, ledgers, need, need, all));
+                let (own, need) = (actor(index), here.orders);
+                here.search = Some(Asking::new(own, ledgers, need, need, all));
             }
             return;
         };
@@ -89,7 +89,7 @@ impl Race {
                 let (held, asker) = (giver.ledger.spendable(), region(from));
                 let (need, want) = (request.need, request.want);
                 let grant = decide_grant(region(to), held, asker, need, want, demand);
-                giver.ledger.grant(asker, grant.units).unwrap();
+                giver.ledger.grant(actor(from), grant.units).unwrap();
                 let rows = giver.ledger.rows().clone();
                 self.network.push(Message::Answer { to: from, from: to, rows, busy: grant.busy });
             }
@@ -114,11 +114,15 @@ fn region(index: usize) -> RegionId {
     NAMES[index].parse().unwrap()
 }
 
+fn actor(index: usize) -> Actor {
+    Actor { region: region(index), epoch: Epoch::FIRST }
+}
+
 fn node() -> NodeId {
     "n".parse().unwrap()
 }
 
-fn learn(ledger: &mut Ledger, rows: &BTreeMap<RegionId, Row>) {
+fn learn(ledger: &mut Ledger, rows: &BTreeMap<Actor, Row>) {
     for (&owner, row) in rows {
         ledger.merge(owner, row.clone()).unwrap();
     }

@@ -1,13 +1,15 @@
-//! One owner's cells of one key.
+//! One owner's cells of one key, and what was chosen of its register.
 //!
-//! Only the owner writes its row, and every change raises `version` in the same transaction, so a copy
-//! is either equal to, older than or newer than another; there is nothing to combine cell by cell.
+//! Only the owner writes its cells, and every change raises `version` in the same transaction, so a copy
+//! is either equal to, older than or newer than another; there is nothing to combine cell by cell. What
+//! was chosen of the owner's register may have been proposed by others; it has an order of its own.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Epoch, RegionId};
+use super::register::Slot;
+use crate::types::Actor;
 
 /// The most units a cell, and any sum of cells of one row, can hold: PostgreSQL stores `bigint`. What
 /// would go beyond is refused, so that no input, however hostile, makes arithmetic wrap.
@@ -16,20 +18,21 @@ pub const UNITS_MAX: u64 = i64::MAX.unsigned_abs();
 /// The cells that one region replicates of one key. All grow only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// The owner's incarnation.
-    pub epoch: Epoch,
     /// Raised with every change. Zero: the owner has never written this key.
     pub version: u64,
     /// Units brought into being here: receipts at nodes that the owner owns, returns put back on the shelf.
     pub received: u64,
     /// Units whose right the owner gave away, by receiver.
-    pub granted: BTreeMap<RegionId, u64>,
+    pub granted: BTreeMap<Actor, u64>,
     /// Units reserved for orders.
     pub spent: u64,
     /// Units given back by orders; never more than `spent`.
     pub released: u64,
     /// Units taken off the shelf: shrinkage.
     pub withdrawn: u64,
+    /// The newest value of the owner's register that is known to be chosen: its ceiling, which for the owner
+    /// itself is what it may spend up to, and what others took over.
+    pub chosen: Slot,
 }
 
 /// No honest owner writes such a row: a bug, or an attack.
@@ -53,32 +56,51 @@ pub enum Unsound {
 
 impl Row {
     /// The row of an owner that has not written anything yet.
-    pub fn new(epoch: Epoch) -> Self {
+    pub fn new(owner: Actor) -> Self {
         Self {
-            epoch,
             version: 0,
             received: 0,
             granted: BTreeMap::new(),
             spent: 0,
             released: 0,
             withdrawn: 0,
+            chosen: Slot::birth(owner.region),
         }
     }
 
-    /// Is this copy newer than `other`? A later incarnation of the owner wins whatever its version.
+    /// Nothing was ever written or chosen: such a row exists nowhere.
+    pub fn is_blank(&self) -> bool {
+        self.version == 0 && self.chosen.sequence == 0
+    }
+
+    /// Does this copy know of something that `other` doesn't?
     pub fn supersedes(&self, other: &Self) -> bool {
-        (self.epoch, self.version) > (other.epoch, other.version)
+        self.version > other.version || self.chosen.place() > other.chosen.place()
     }
 
-    /// Same incarnation and version, yet other cells: the owner used one version twice, which happens
-    /// only when its database was set back.
+    /// The same version with other cells, or the same place with another value: the owner, or a
+    /// proposer, used one twice, which happens only when its database was set back.
     pub fn forks_from(&self, other: &Self) -> bool {
-        (self.epoch, self.version) == (other.epoch, other.version) && self != other
+        let cells = |row: &Self| Self { chosen: other.chosen.clone(), ..row.clone() };
+        self.version == other.version && cells(self) != *other
+            || self.chosen.place() == other.chosen.place() && self.chosen != other.chosen
     }
 
-    /// What the owner gave to `region`.
-    pub fn granted_to(&self, region: RegionId) -> u64 {
-        self.granted.get(&region).copied().unwrap_or(0)
+    /// The newer cells and the newer value of the two.
+    #[must_use]
+    pub fn joined(self, other: &Self) -> Self {
+        let chosen = if self.chosen.place() >= other.chosen.place() {
+            self.chosen.clone()
+        } else {
+            other.chosen.clone()
+        };
+        let cells = if self.version >= other.version { self } else { other.clone() };
+        Self { chosen, ..cells }
+    }
+
+    /// What the owner gave to `actor`.
+    pub fn granted_to(&self, actor: Actor) -> u64 {
+        self.granted.get(&actor).copied().unwrap_or(0)
     }
 
     /// What the owner gave away in all.
@@ -100,13 +122,15 @@ impl Row {
     }
 
     /// Checks what every row of an honest `owner` satisfies. Rows from the network pass here first.
-    pub fn check(&self, owner: RegionId) -> Result<(), Unsound> {
+    pub fn check(&self, owner: Actor) -> Result<(), Unsound> {
         let granted: u128 = self.granted.values().map(|&units| u128::from(units)).sum();
         let sums = [
             u128::from(self.version),
             u128::from(self.received),
             u128::from(self.spent),
             granted + u128::from(self.net_spent()) + u128::from(self.withdrawn),
+            u128::from(self.chosen.sequence),
+            u128::from(self.chosen.value.ceiling) + u128::from(self.chosen.value.credited()),
         ];
         if sums.into_iter().any(|sum| sum > u128::from(UNITS_MAX)) {
             return Err(Unsound::TooLarge);
@@ -117,22 +141,22 @@ impl Row {
                 spent: self.spent,
             });
         }
-        if self.granted.contains_key(&owner) {
+        if self.granted.contains_key(&owner) || self.chosen.value.credits.contains_key(&owner) {
             return Err(Unsound::GrantToItself);
         }
         Ok(())
     }
 
-    /// Does a newer copy take nothing back? Cells grow within an incarnation, and grants grow even
-    /// across incarnations, because their receivers may have sold them.
+    /// Does a newer copy take nothing back?
     pub(super) fn continues(&self, older: &Self) -> bool {
-        let grants_grow =
-            older.granted.iter().all(|(&region, &units)| self.granted_to(region) >= units);
         let cells_grow = self.received >= older.received
             && self.spent >= older.spent
             && self.released >= older.released
-            && self.withdrawn >= older.withdrawn;
-        grants_grow && (cells_grow || self.epoch > older.epoch)
+            && self.withdrawn >= older.withdrawn
+            && older.granted.iter().all(|(&actor, &units)| self.granted_to(actor) >= units);
+        let is_newer = self.chosen.place() > older.chosen.place();
+        (self.version <= older.version || cells_grow)
+            && (!is_newer || self.chosen.value.covers(&older.chosen.value))
     }
 }
 
@@ -145,22 +169,25 @@ pub(super) fn cap(sum: u128) -> u64 {
 mod tests {
     use super::*;
 
-    fn region(name: &str) -> RegionId {
-        name.parse().unwrap()
+    fn actor(name: &str) -> Actor {
+        Actor { region: name.parse().unwrap(), epoch: crate::types::Epoch::FIRST }
     }
 
     #[test]
-    fn a_later_incarnation_wins_whatever_its_version() {
-        let old = Row { version: 900, ..Row::new(Epoch(1)) };
-        let new = Row { version: 1, ..Row::new(Epoch(2)) };
-        assert!(new.supersedes(&old) && !old.supersedes(&new));
-        assert!(!old.supersedes(&old.clone()));
+    fn the_newer_half_of_each_wins() {
+        let a = Row { version: 3, spent: 1, ..Row::new(actor("a")) };
+        let raised = Slot { sequence: 1, ..a.chosen.clone() };
+        let b = Row { version: 2, chosen: raised.clone(), ..Row::new(actor("a")) };
+        assert!(a.supersedes(&b) && b.supersedes(&a) && !a.supersedes(&a));
+        let joined = Row { chosen: raised, ..a.clone() };
+        assert_eq!((a.clone().joined(&b), b.clone().joined(&a)), (joined.clone(), joined));
+        assert!(!a.forks_from(&b) && a.forks_from(&Row { spent: 2, ..a.clone() }));
     }
 
     #[test]
     fn rows_that_no_honest_owner_writes_are_told_apart() {
-        let a = region("a");
-        let honest = Row { version: 1, received: 5, spent: 3, released: 3, ..Row::new(Epoch(1)) };
+        let a = actor("a");
+        let honest = Row { version: 1, received: 5, spent: 3, released: 3, ..Row::new(actor("a")) };
         assert_eq!(honest.check(a), Ok(()));
         let released = Row { released: 4, ..honest.clone() };
         assert_eq!(released.check(a), Err(Unsound::ReleasedBeyondSpent { released: 4, spent: 3 }));
@@ -171,7 +198,7 @@ mod tests {
             Row { spent: u64::MAX, released: u64::MAX, ..honest.clone() },
             Row { version: u64::MAX, ..honest.clone() },
             Row {
-                granted: BTreeMap::from([(region("b"), UNITS_MAX), (region("c"), 1)]),
+                granted: BTreeMap::from([(actor("b"), UNITS_MAX), (actor("c"), 1)]),
                 ..honest.clone()
             },
         ] {

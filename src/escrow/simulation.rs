@@ -10,7 +10,7 @@ use crdts::{CmRDT, CvRDT, GCounter, PNCounter};
 use proptest::prelude::*;
 
 use super::{Digest, GiverDemand, Ledger, Row, decide_grant};
-use crate::types::{Epoch, RegionId, StockKey};
+use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -59,7 +59,7 @@ enum Op {
 #[derive(Debug, Clone)]
 enum Message {
     Transfer { id: usize, asker: usize, giver: usize, units: u64 },
-    Rows { to: usize, rows: BTreeMap<RegionId, Row> },
+    Rows { to: usize, rows: BTreeMap<Actor, Row> },
 }
 
 struct World {
@@ -68,8 +68,8 @@ struct World {
     requests: usize,
     /// What each giver gave under each request id: part of a giver's durable state.
     given: BTreeMap<(usize, usize), u64>,
-    /// Every row that an owner ever wrote, by version.
-    written: BTreeMap<(RegionId, u64), Row>,
+    /// Every row that an owner ever had, by version and the sequence of its chosen value.
+    written: BTreeMap<(Actor, u64, u64), Row>,
     net_spent: Vec<PNCounter<RegionId>>,
     received: Vec<GCounter<RegionId>>,
 }
@@ -122,7 +122,7 @@ impl World {
                 }
             }
             Op::Ship { at, owner, to } => {
-                let owner = region(index(owner));
+                let owner = actor(index(owner));
                 if let Some(row) = self.regions[index(at)].rows().get(&owner).cloned() {
                     let rows = BTreeMap::from([(owner, row)]);
                     self.network.push(Message::Rows { to: index(to), rows });
@@ -140,9 +140,13 @@ impl World {
             }
             Op::Lose { message } => drop(self.take(*message)),
         }
+        self.record();
+    }
+
+    fn record(&mut self) {
         for ledger in &self.regions {
             let row = ledger.own_row().clone();
-            let written = self.written.entry((ledger.own(), row.version)).or_insert(row.clone());
+            let written = self.written.entry(place(ledger.own(), &row)).or_insert(row.clone());
             assert_eq!(*written, row, "I-05: one version, one content");
         }
     }
@@ -157,10 +161,10 @@ impl World {
             Message::Transfer { id, asker, giver, units } => {
                 let ledger = &mut self.regions[giver];
                 self.given.entry((giver, id)).or_insert_with(|| {
-                    let to = region(asker);
+                    let to = actor(asker);
                     let demand = GiverDemand { waiting: units % 2, expected: 0 };
                     let (own, held) = (ledger.own(), ledger.spendable());
-                    let grant = decide_grant(own, held, to, units, units + 1, demand);
+                    let grant = decide_grant(own.region, held, to.region, units, units + 1, demand);
                     let granted = ledger.grant(to, grant.units).unwrap();
                     assert_eq!(granted, grant.units, "a decided grant is covered");
                     granted
@@ -197,9 +201,9 @@ impl World {
             assert!(ledger.active() <= self.true_inflow(ledger.own()), "I-05: ceiling covered");
             in_flight += self.true_inflow(ledger.own()) - ledger.inflow(ledger.own());
             for (&owner, copy) in ledger.rows() {
-                let original = self.written.get(&(owner, copy.version));
+                let original = self.written.get(&place(owner, copy));
                 assert!(
-                    copy.version == 0 || original == Some(copy),
+                    copy.is_blank() || original == Some(copy),
                     "I-05: a copy of {owner}'s row is one that {owner} wrote"
                 );
             }
@@ -214,7 +218,7 @@ impl World {
         }
     }
 
-    fn true_inflow(&self, of: RegionId) -> u64 {
+    fn true_inflow(&self, of: Actor) -> u64 {
         self.regions
             .iter()
             .map(|ledger| {
@@ -234,9 +238,10 @@ impl World {
                 for from in 0..count {
                     let (ours, theirs) =
                         (digest(&key, &self.regions[at]), digest(&key, &self.regions[from]));
-                    for (owner, _) in ours.differences(region(at), &theirs).pull {
+                    for (owner, _) in ours.differences(actor(at), &theirs).pull {
                         let row = self.regions[from].rows()[&owner].clone();
                         self.regions[at].merge(owner, row).unwrap();
+                        self.record();
                     }
                 }
             }
@@ -253,9 +258,9 @@ impl World {
 
     /// What holds once everything arrived.
     fn check_at_rest(&self) {
-        let written = |ledger: &Ledger| -> BTreeMap<RegionId, Row> {
+        let written = |ledger: &Ledger| -> BTreeMap<Actor, Row> {
             let rows = ledger.rows().clone();
-            rows.into_iter().filter(|(_, row)| row.version > 0).collect()
+            rows.into_iter().filter(|(_, row)| !row.is_blank()).collect()
         };
         let first = written(&self.regions[0]);
         for (index, ledger) in self.regions.iter().enumerate() {
@@ -275,6 +280,14 @@ impl World {
 
 fn region(index: usize) -> RegionId {
     NAMES[index].parse().unwrap()
+}
+
+fn actor(index: usize) -> Actor {
+    Actor { region: region(index), epoch: Epoch::FIRST }
+}
+
+fn place(owner: Actor, row: &Row) -> (Actor, u64, u64) {
+    (owner, row.version, row.chosen.sequence)
 }
 
 fn digest(key: &StockKey, ledger: &Ledger) -> Digest {

@@ -8,7 +8,7 @@ use super::StoreError;
 use crate::escrow::{
     Digest, GiverDemand, KeyedRow, Ledger, MergeError, NamedGrant, SkuRows, TransferRequest,
 };
-use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
 
 /// The rows of one SKU as this region knows them, by node. Only nodes that are not switched off.
 pub type SkuLedgers = BTreeMap<NodeId, Ledger>;
@@ -84,7 +84,6 @@ pub trait RightsStore: Send + Sync {
     /// one transaction and once per request id.
     async fn give(
         &self,
-        asker: RegionId,
         request: &TransferRequest,
         demand: GiverDemand,
     ) -> Result<Given, StoreError>;
@@ -94,7 +93,7 @@ pub trait RightsStore: Send + Sync {
         &self,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, StoreError>;
 
@@ -104,7 +103,7 @@ pub trait RightsStore: Send + Sync {
     /// An owner's rows of one bucket in key order, after `after`, at most `limit`.
     async fn rows_in(
         &self,
-        owner: RegionId,
+        owner: Actor,
         bucket: u8,
         after: Option<&StockKey>,
         limit: usize,
@@ -115,4 +114,7 @@ pub trait RightsStore: Send + Sync {
 pub trait Reachability: Send + Sync {
     /// Peers that are heard and hear us.
     fn reachable(&self) -> Vec<RegionId>;
+
+    /// The incarnation in which a peer was heard last.
+    fn epoch_of(&self, peer: RegionId) -> Option<Epoch>;
 }

@@ -6,7 +6,7 @@ use super::{GatewayError, StoreError};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::order::{Event, OrderRecord};
 use crate::reconcile::{Entry, Kind, Provided, Range, Report, RightsLine, StoredOrder};
-use crate::types::{OrderId, RegionId, ReportId, StockKey};
+use crate::types::{Actor, OrderId, RegionId, ReportId, StockKey};
 
 /// An order, and the events of the same moment.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub trait Snapshot: Send {
     /// Every owner's rows in order of keys and owners.
     async fn rights(
         &mut self,
-        after: Option<&(StockKey, RegionId)>,
+        after: Option<&(StockKey, Actor)>,
         limit: u32,
     ) -> Result<Vec<RightsLine>, StoreError>;
 }

@@ -9,7 +9,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::{StockDeltas, StockView};
 use crate::domain::order::{Event, OrderRecord};
-use crate::escrow::Row;
+use crate::escrow::KeyedRow;
 use crate::saga::SagaRecord;
 use crate::types::{
     CustomerId, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey,
@@ -195,19 +195,6 @@ pub struct OrderFilter {
     pub limit: u32,
 }
 
-/// A right row of any owner, as this region knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownRow {
-    /// SKU and node.
-    pub key: StockKey,
-    /// Whose.
-    pub owner: RegionId,
-    /// The cells.
-    pub row: Row,
-    /// Only for own rows.
-    pub active: u64,
-}
-
 /// What a region may sell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spendable {
@@ -251,7 +238,7 @@ pub trait Reader: Send + Sync {
     /// What is known of an intent, in any region.
     async fn intents(&self, intent: &IntentKey) -> Result<Vec<IntentRecord>, StoreError>;
     /// Every row known of a SKU.
-    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError>;
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KeyedRow>, StoreError>;
     /// What each region may still sell without asking anybody, as far as it is known here. A region that is
     /// absent may sell nothing.
     async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::order::{AllocationState, Order};
 use crate::escrow::{BUCKETS, bucket_of};
-use crate::types::{RegionId, StockKey};
+use crate::types::{Actor, StockKey};
 
 use super::{Class, Flaw};
 
@@ -14,7 +14,7 @@ pub struct RightsLine {
     /// SKU and node.
     pub key: StockKey,
     /// Whose.
-    pub owner: RegionId,
+    pub owner: Actor,
     /// Units brought into being.
     pub received: i64,
     /// Reserved or sold, less what was given back.
@@ -25,8 +25,8 @@ pub struct RightsLine {
     pub granted_total: i64,
     /// Given to others, summed up.
     pub granted_sum: i64,
-    /// The ceiling of what may leave. Without meaning in copies.
-    pub active: i64,
+    /// The ceiling of what may leave.
+    pub ceiling: i64,
 }
 
 /// Judges a row of this region's own: I-04 and I-05.
@@ -37,9 +37,9 @@ pub fn judge_rights(line: &RightsLine) -> Vec<Flaw> {
         flaws.push(flaw(Class::RightsNotConserved, "granted", expected, found));
     }
     let outflow = line.net_spent + line.withdrawn + line.granted_total;
-    if outflow > line.active || line.net_spent < 0 {
+    if outflow > line.ceiling || line.net_spent < 0 {
         let (expected, found) =
-            (format!("at most {} left", line.active), format!("{outflow} left"));
+            (format!("at most {} left", line.ceiling), format!("{outflow} left"));
         flaws.push(Flaw { class: Class::RightsOverdrawn, expected, found });
     }
     flaws
@@ -141,6 +141,7 @@ impl Holdings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Epoch;
     use proptest::prelude::*;
 
     fn key(n: u8) -> StockKey {
@@ -148,9 +149,9 @@ mod tests {
     }
 
     fn line(key: StockKey, owner: &str, received: i64, net_spent: i64) -> RightsLine {
-        let owner = owner.parse().unwrap();
+        let owner = Actor { region: owner.parse().unwrap(), epoch: Epoch::FIRST };
         let (withdrawn, granted_total, granted_sum) = (0, 0, 0);
-        let active = received;
+        let ceiling = received;
         RightsLine {
             key,
             owner,
@@ -159,7 +160,7 @@ mod tests {
             withdrawn,
             granted_total,
             granted_sum,
-            active,
+            ceiling,
         }
     }
 

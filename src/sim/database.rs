@@ -12,7 +12,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{Digest, GiverDemand, KeyedRow, TransferRequest};
-use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Spendable};
+use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
     Applied, ChangeSet, CommitError, Committed, Credit, Given, MergeReport, Moved, Needs, Reader,
     ReplicationError, ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
@@ -20,7 +20,7 @@ use crate::ports::{
 };
 use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
-use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId};
+use crate::types::{Actor, Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId};
 
 use super::dice::Dice;
 use super::life::Life;
@@ -245,7 +245,7 @@ impl Reader for Database {
         self.memory.intents(intent).await
     }
 
-    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError> {
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KeyedRow>, StoreError> {
         self.reads().await?;
         self.memory.rights_of(sku).await
     }
@@ -415,16 +415,18 @@ impl RightsStore for Database {
 
     async fn give(
         &self,
-        asker: RegionId,
         request: &TransferRequest,
         demand: GiverDemand,
     ) -> Result<Given, StoreError> {
         let arrived = self.arrive().await;
         let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
-        let given = self.rights.give(asker, request, demand).await?;
+        let given = self.rights.give(request, demand).await?;
         self.shared.checks.learned(&self.memory, &given.learned);
         for (node, grant) in &given.grants {
-            self.note(format_args!("gives {asker} {} {} at {node}", grant.units, request.sku));
+            self.note(format_args!(
+                "gives {} {} {} at {node}",
+                request.asker, grant.units, request.sku
+            ));
             let key = StockKey { sku: request.sku.clone(), node: node.clone() };
             self.shared.checks.moved(&key);
         }
@@ -436,7 +438,7 @@ impl RightsStore for Database {
         &self,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, StoreError> {
         let arrived = self.arrive().await;
@@ -455,7 +457,7 @@ impl RightsStore for Database {
 
     async fn rows_in(
         &self,
-        owner: RegionId,
+        owner: Actor,
         bucket: u8,
         after: Option<&StockKey>,
         limit: usize,

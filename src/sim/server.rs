@@ -14,7 +14,7 @@ use crate::app::{
 use crate::ports::{Bus, Ids, Reachability};
 use crate::replication::Peers;
 use crate::runtime::TaskSet;
-use crate::types::{RegionId, RegionNumber};
+use crate::types::{Actor, Epoch, RegionId, RegionNumber};
 use crate::workers;
 use crate::workers::grants::RightsTimes;
 
@@ -219,15 +219,14 @@ fn rights(
 ) -> Arc<Rights> {
     let (alarmed, of_region) = (Arc::clone(stops), Arc::clone(region));
     Arc::new(Rights {
-        own: region.id,
-        epoch: region.epoch,
+        own: Actor { region: region.id, epoch: region.epoch },
         store: Arc::clone(database) as Arc<dyn crate::ports::RightsStore>,
         bus: Arc::clone(bus),
         reachability: Arc::new(Heard { peers: Arc::clone(heard), region: Arc::clone(region) }),
         clock: Arc::clone(&region.clock),
         ids: Arc::clone(&region.ids),
         dirty: Arc::clone(&signals.rows),
-        board: Board::new(region.id),
+        board: Board::new(Actor { region: region.id, epoch: region.epoch }),
         waiting: Waiting::default(),
         sums: tokio::sync::Mutex::default(),
         may_give: Box::new(move || !of_region.is_set_back()),
@@ -274,5 +273,10 @@ impl Reachability for Heard {
         let peers = self.peers.lock().expect("no panic while held");
         let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
         others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
+
+    fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {
+        let peers = self.peers.lock().expect("no panic while held");
+        peers.head_of(peer).map(|head| head.position.epoch)
     }
 }

@@ -87,8 +87,8 @@ SET region = excluded.region, active = excluded.active, hlc = excluded.hlc, docu
 WHERE nodes.hlc < excluded.hlc";
 
 const FIRST_RIGHTS: &str = "
-INSERT INTO rights (sku, node, owner, epoch, version)
-SELECT a, b, $1, $2, 0 FROM unnest($3::text[], $4::text[]) AS u(a, b)
+INSERT INTO rights (sku, node, owner, epoch, version, ballot_region)
+SELECT a, b, $1, $2, 0, $1 FROM unnest($3::text[], $4::text[]) AS u(a, b)
 ON CONFLICT DO NOTHING";
 
 /// The sale. Rows are locked in key order first; the guard is outflow <= active (escrow, inequality 1),
@@ -100,21 +100,23 @@ ON CONFLICT DO NOTHING";
 /// statistics, which costs five times the whole order.
 const CHANGE_RIGHTS: &str = "
 WITH change AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+    SELECT * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
         AS u(sku, node, received, spent, released, withdrawn, counted_from)
     ORDER BY sku, node
 ), c AS (
-    SELECT change.*, l.owner FROM change CROSS JOIN LATERAL (
-        SELECT r.owner FROM rights r WHERE r.sku = change.sku AND r.node = change.node AND r.owner = $1
+    SELECT change.*, l.owner, l.epoch FROM change CROSS JOIN LATERAL (
+        SELECT r.owner, r.epoch FROM rights r
+        WHERE r.sku = change.sku AND r.node = change.node AND r.owner = $1 AND r.epoch = $2
         LIMIT 1 FOR UPDATE
     ) AS l
 )
 UPDATE rights AS r
 SET received = r.received + c.received, spent = r.spent + c.spent, released = r.released + c.released,
-    withdrawn = r.withdrawn + c.withdrawn, active = r.active + c.received, version = r.version + 1
+    withdrawn = r.withdrawn + c.withdrawn, version = r.version + 1, ceiling = r.ceiling + c.received,
+    sequence = r.sequence + (c.received > 0)::integer
 FROM c
-WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner
-  AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.active + c.received
+WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner AND r.epoch = c.epoch
+  AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.ceiling + c.received
   AND r.released + c.released <= r.spent + c.spent
   AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn)";
 
@@ -474,6 +476,7 @@ async fn change_rights(
     };
     let done = sqlx::query(CHANGE_RIGHTS)
         .bind(region)
+        .bind(epoch)
         .bind(changes.stock.keys().map(|key| key.sku.as_str()).collect::<Vec<_>>())
         .bind(changes.stock.keys().map(|key| key.node.as_str()).collect::<Vec<_>>())
         .bind(column(|delta| delta.received))

@@ -36,9 +36,9 @@ SELECT document FROM products WHERE sku = ANY($1::text[])";
 
 /// Own nodes first: shipping from home is the default until the router weighs more.
 const STOCK: &str = "
-SELECT r.sku, r.node, r.active - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
+SELECT r.sku, r.node, r.ceiling - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
 FROM rights r JOIN nodes n ON n.node = r.node AND n.active
-WHERE r.owner = $1 AND r.sku = ANY($2::text[])
+WHERE r.owner = $1 AND r.epoch = (SELECT epoch FROM region_identity) AND r.sku = ANY($2::text[])
 ORDER BY (n.region = $1) DESC, r.node";
 
 const NODES: &str = "
@@ -49,8 +49,10 @@ const SHELVES: &str = "
 SELECT u.sku, u.node, r.on_hand, r.spendable
 FROM unnest($2::text[], $3::text[]) AS u(sku, node) CROSS JOIN LATERAL (
     SELECT r.received - r.withdrawn AS on_hand,
-           r.active - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
-    FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1 LIMIT 1
+           r.ceiling - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
+    FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1
+      AND r.epoch = (SELECT epoch FROM region_identity)
+    LIMIT 1
 ) AS r";
 
 const SAGAS: &str = "

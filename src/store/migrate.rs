@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "evidence", include_str!("../../migrations/0002_evidence.sql")),
     (3, "rights bucket", include_str!("../../migrations/0003_rights_bucket.sql")),
     (4, "rights of grantees", include_str!("../../migrations/0004_rights_of_grantees.sql")),
+    (5, "actors", include_str!("../../migrations/0005_actors.sql")),
     (6, "reconciliations", include_str!("../../migrations/0006_reconciliations.sql")),
 ];
 

@@ -11,11 +11,11 @@ use sqlx::{Postgres, Row};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
-use crate::escrow;
-use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Spendable};
+use crate::escrow::KeyedRow;
+use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{Reader, StoreError};
 use crate::saga::SagaRecord;
-use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey};
+use crate::types::{NodeId, OrderId, RegionId, SagaId, Sku};
 
 use super::encode::{from_json, order_record, parsed, signed, store_error, unsigned};
 use super::{PgStore, load, within};
@@ -67,8 +67,9 @@ WHERE state IN ('running', 'compensating')
 ORDER BY saga_id LIMIT $4";
 
 const RIGHTS: &str = "
-SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn, active
-FROM rights WHERE sku = $1 ORDER BY node, owner";
+SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn,
+       ballot_round, ballot_region, sequence, ceiling, credits::text AS credits
+FROM rights WHERE sku = $1 ORDER BY node, owner, epoch";
 
 const PRODUCT: &str = "SELECT document FROM products WHERE sku = $1";
 
@@ -96,14 +97,16 @@ const SETTLED: &str =
 /// Of this region what its own rows allow; of the others what the rows say that have arrived.
 const MAY_SELL_ALONE: &str = "
 WITH cells AS (
-    SELECT sku, node, owner,
-           CASE WHEN owner = $1 THEN active ELSE received END - granted_total - spent + released - withdrawn AS units
+    SELECT sku, node, owner, epoch,
+           CASE WHEN owner = $1 THEN ceiling ELSE received - credited_total END
+               - granted_total - spent + released - withdrawn AS units
     FROM rights
     UNION ALL
-    SELECT r.sku, r.node, g.key, g.value::bigint
-    FROM rights r, jsonb_each_text(r.granted) AS g WHERE g.key <> $1
+    SELECT r.sku, r.node, split_part(g.key, '.', 1), split_part(g.key, '.', 2)::integer, g.value::bigint
+    FROM rights r, LATERAL (SELECT * FROM jsonb_each_text(r.granted) UNION ALL SELECT * FROM jsonb_each_text(r.credits)) AS g
+    WHERE split_part(g.key, '.', 1) <> $1
 ), held AS (
-    SELECT owner, sum(units)::bigint AS units FROM cells GROUP BY sku, node, owner
+    SELECT owner, sum(units)::bigint AS units FROM cells GROUP BY sku, node, owner, epoch
 )
 SELECT owner, sum(units)::bigint AS units, count(*) AS keys FROM held WHERE units > 0 GROUP BY owner";
 
@@ -201,9 +204,9 @@ impl Reader for PgStore {
         read.await.map_err(store_error)
     }
 
-    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError> {
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KeyedRow>, StoreError> {
         let rows = self.rows(sqlx::query(RIGHTS).bind(sku.as_str())).await.map_err(store_error)?;
-        rows.iter().map(known_row).collect::<Result<_, _>>().map_err(store_error)
+        rows.iter().map(super::rights::keyed_row).collect::<Result<_, _>>().map_err(store_error)
     }
 
     async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
@@ -268,24 +271,4 @@ fn contested(row: &PgRow) -> Result<Contested, sqlx::Error> {
         updated_hlc: parsed(row, "other_updated_hlc")?,
     };
     Ok(Contested { own: order_record(row)?, other })
-}
-
-/// The columns of [`RIGHTS`].
-pub(crate) fn known_row(row: &PgRow) -> Result<KnownRow, sqlx::Error> {
-    let epoch: i32 = row.try_get("epoch")?;
-    let granted: &str = row.try_get("granted")?;
-    Ok(KnownRow {
-        key: StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? },
-        owner: parsed::<RegionId>(row, "owner")?,
-        row: escrow::Row {
-            epoch: Epoch(u32::try_from(epoch).unwrap_or(0)),
-            version: unsigned(row, "version")?,
-            received: unsigned(row, "received")?,
-            granted: from_json(granted)?,
-            spent: unsigned(row, "spent")?,
-            released: unsigned(row, "released")?,
-            withdrawn: unsigned(row, "withdrawn")?,
-        },
-        active: unsigned(row, "active")?,
-    })
 }

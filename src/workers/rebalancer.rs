@@ -36,6 +36,7 @@ pub(super) async fn run(
 async fn ask(rights: &Rights, wish: KeyWish) {
     let request = TransferRequest {
         request: TransferId(rights.ids.uuid()),
+        asker: rights.own,
         sku: wish.key.sku,
         node: Some(wish.key.node),
         need: 0,

@@ -275,7 +275,7 @@ async fn two_orders_under_one_claim_and_an_oversold_key_are_told() {
         region.sql("DELETE FROM idempotency").await;
         region
             .sql(&format!(
-                "UPDATE rights SET received = 1, active = 99 WHERE sku = '{}'",
+                "UPDATE rights SET received = 1, ceiling = 99 WHERE sku = '{}'",
                 key().sku
             ))
             .await;

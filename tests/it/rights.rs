@@ -16,7 +16,9 @@ use entrepot::ports::store::Spendable;
 use entrepot::ports::{ChangeSet, CommitError, Needs, Reader, RightsSource, Stamp, Store};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::{PgRights, PgStore};
-use entrepot::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, Sku, StockKey, TransferId};
+use entrepot::types::{
+    Actor, Epoch, HlcTimestamp, RegionId, RegionNumber, Sku, StockKey, TransferId,
+};
 use entrepot::workers::grants::{self, RightsTimes};
 
 use crate::support::eventually;
@@ -57,6 +59,10 @@ fn key_at(name: &str, node: &str) -> StockKey {
     StockKey { sku: sku(name), node: node.parse().unwrap() }
 }
 
+fn actor(region: RegionId) -> Actor {
+    Actor { region, epoch: Epoch::FIRST }
+}
+
 impl World {
     /// Three regions whose workers run.
     async fn start() -> Self {
@@ -77,15 +83,14 @@ impl World {
             let amnesia = Arc::new(AtomicU64::new(0));
             let alarm = Arc::clone(&amnesia);
             let rights = Arc::new(Rights {
-                own: id,
-                epoch: Epoch::FIRST,
+                own: actor(id),
                 store: Arc::new(PgRights::new(store.clone(), Epoch::FIRST)),
                 bus: port.clone(),
                 reachability: port,
                 clock: clock.clone(),
                 ids: Arc::new(RandomIds::new(SystemClock::new())),
                 dirty: Arc::new(DirtyRows::default()),
-                board: Board::new(id),
+                board: Board::new(actor(id)),
                 waiting: Waiting::default(),
                 sums: tokio::sync::Mutex::default(),
                 may_give: Box::new(|| true),
@@ -228,7 +233,8 @@ impl Region {
         let rows: SkuRows =
             ledgers.into_iter().map(|(node, ledger)| (node, ledger.rows().clone())).collect();
         let request = TransferId(self.rights.ids.uuid());
-        TransferRequest { request, sku: sku(name), node: None, need, want: need, rows }
+        let asker = self.rights.own;
+        TransferRequest { request, asker, sku: sku(name), node: None, need, want: need, rows }
     }
 }
 
@@ -327,7 +333,11 @@ async fn units_under_way_to_a_peer_that_does_not_know_are_found() {
     let world = World::with_workers(false).await;
     let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
     b.receive("x", 1).await;
-    b.rights.store.transfer(TransferId(a.rights.ids.uuid()), &key("x"), c.id, 1).await.unwrap();
+    b.rights
+        .store
+        .transfer(TransferId(a.rights.ids.uuid()), &key("x"), actor(c.id), 1)
+        .await
+        .unwrap();
     let handlers = [TaskSet::new(), TaskSet::new()];
     for (region, tasks) in [b, c].into_iter().zip(&handlers) {
         let (rights, stop) = (Arc::clone(&region.rights), tasks.stopping());
@@ -529,7 +539,7 @@ async fn buckets_are_the_same_in_sql_and_here() {
     }
     let mut found: Vec<KeyedRow> = Vec::new();
     for bucket in keys.iter().map(bucket_of).collect::<BTreeSet<_>>() {
-        let rows = region.rights.store.rows_in(region.id, bucket, None, 10).await.unwrap();
+        let rows = region.rights.store.rows_in(actor(region.id), bucket, None, 10).await.unwrap();
         assert!(rows.iter().all(|row| bucket_of(&row.key) == bucket));
         found.extend(rows);
     }

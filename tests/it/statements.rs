@@ -92,9 +92,12 @@ async fn a_table_without_statistics_is_not_read_whole_by_a_sale() {
     let ones = "array_fill(1::bigint, ARRAY[200])";
     let none = "array_fill(NULL::bigint, ARRAY[200])";
     for (beginning, parameters) in [
-        ("WITH change AS", format!("'a', {list}, {nodes}, {ones}, {ones}, {ones}, {ones}, {none}")),
+        (
+            "WITH change AS",
+            format!("'a', 1, {list}, {nodes}, {ones}, {ones}, {ones}, {ones}, {none}"),
+        ),
         ("SELECT u.sku, u.node, r.on_hand", format!("'a', {list}, {nodes}")),
-        ("SELECT r.version\nFROM (SELECT * FROM unnest", format!("'a', {list}, {nodes}")),
+        ("SELECT r.version\nFROM (SELECT * FROM unnest", format!("'a', 1, {list}, {nodes}")),
     ] {
         let mut statements = STATEMENTS.iter().copied().flatten();
         let statement = statements.find(|text| text.trim().starts_with(beginning)).unwrap();
@@ -109,8 +112,9 @@ async fn a_table_without_statistics_is_not_read_whole_by_a_sale() {
             plan.iter().filter(|line| line.contains("Index Cond")).collect();
         assert!(!conditions.is_empty(), "{plan:#?}");
         for condition in conditions {
-            let whole_key =
-                ["sku =", "node =", "owner ="].iter().all(|part| condition.contains(part));
+            let whole_key = ["sku =", "node =", "owner =", "epoch ="]
+                .iter()
+                .all(|part| condition.contains(part));
             assert!(whole_key, "{condition}\nin {plan:#?}");
         }
     }

@@ -230,7 +230,11 @@ impl Reconciler {
     ) -> Result<(), Stop> {
         let Suspect { verdict, ours, theirs } = suspect;
         let class = class_of(kind, verdict);
-        let subject = format!("{} {}", kind.noun(), key.replace('\u{1f}', " at "));
+        let subject = format!(
+            "{} {}",
+            kind.noun(),
+            key.replacen('\u{1f}', " at ", 1).replace('\u{1f}', " of incarnation ")
+        );
         let text = |entry: Option<&Entry>| match entry {
             None => "none".to_owned(),
             Some(entry) if entry.stamp.is_empty() => format!("hash {}", entry.hash),

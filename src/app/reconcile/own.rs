@@ -8,7 +8,7 @@ use crate::reconcile::{
     Balance, Class, Flaw, Found, Holdings, Report, RightsLine, StoredOrder, judge_document,
     judge_log, judge_rights,
 };
-use crate::types::{RegionId, StockKey};
+use crate::types::{Actor, StockKey};
 
 /// Orders in one page, with their events some 5 KiB each, at most 200: a page stays below 40 MiB even if every order
 /// has 200 lines.
@@ -167,12 +167,12 @@ impl Reconciler {
         mut settle: impl FnMut(&RightsLine) -> Option<Flaw> + Send,
     ) -> Result<Rows, StoreError> {
         let (mut rows, mut balance) = (Rows::default(), Balance::default());
-        let mut after: Option<(StockKey, RegionId)> = None;
+        let mut after: Option<(StockKey, Actor)> = None;
         loop {
             let page = snapshot.rights(after.as_ref(), RIGHTS_PER_PAGE).await?;
             for line in &page {
                 rows.oversold.extend(balance.add(line));
-                if line.owner == self.region.id {
+                if line.owner.region == self.region.id {
                     rows.own += 1;
                     let flaws = judge_rights(line).into_iter().chain(settle(line));
                     rows.flaws.extend(flaws.map(|flaw| (line.key.clone(), flaw)));

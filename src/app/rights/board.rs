@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use crate::escrow::{
     KeyedRow, Ledger, PROTECTED_ROUND_MS, Row, SkuRows, SpendRate, Standing, plan_rebalance,
 };
-use crate::types::{Epoch, RegionId, Sku, StockKey};
+use crate::types::{Actor, RegionId, Sku, StockKey};
 
 /// Keys on the board. At some 500 bytes each, a hundred thousand take 50 MB; what sells beyond them is
 /// served on demand.
@@ -23,13 +23,13 @@ const WISHES_MAX: usize = 32;
 /// The rates of one region.
 #[derive(Debug)]
 pub struct Board {
-    own: RegionId,
+    own: Actor,
     keys: Mutex<BTreeMap<StockKey, Entry>>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    regions: BTreeMap<RegionId, Seen>,
+    actors: BTreeMap<Actor, Seen>,
     /// When a peer may be asked again for this key.
     quiet_until_ms: BTreeMap<RegionId, u64>,
 }
@@ -55,8 +55,8 @@ pub struct KeyWish {
 }
 
 impl Board {
-    /// An empty board of region `own`.
-    pub fn new(own: RegionId) -> Self {
+    /// An empty board of `own`.
+    pub fn new(own: Actor) -> Self {
         Self { own, keys: Mutex::default() }
     }
 
@@ -68,7 +68,7 @@ impl Board {
         }
         let Some(entry) = keys.get_mut(&row.key) else { return };
         let unseen = || Seen { row: row.row.clone(), rate: SpendRate::default(), at_ms: now_ms };
-        entry.regions.entry(row.owner).or_insert_with(unseen).update(&row.row, now_ms);
+        entry.actors.entry(row.owner).or_insert_with(unseen).update(&row.row, now_ms);
     }
 
     /// Is the key on the board? If not, all its rows should be shown when one is.
@@ -80,7 +80,7 @@ impl Board {
     pub fn expected(&self, sku: &Sku) -> u64 {
         let keys = self.keys.lock().expect("no panic while held");
         let of_sku = keys.iter().filter(|(key, _)| key.sku == *sku);
-        let own = of_sku.filter_map(|(_, entry)| entry.regions.get(&self.own));
+        let own = of_sku.filter_map(|(_, entry)| entry.actors.get(&self.own));
         own.map(|seen| seen.rate.units_within(PROTECTED_ROUND_MS)).fold(0, u64::saturating_add)
     }
 
@@ -91,15 +91,15 @@ impl Board {
         let mut wishes = Vec::new();
         keys.retain(|_, entry| {
             entry.fade(now_ms);
-            entry.regions.get(&self.own).is_some_and(|seen| seen.rate.micros_per_s() > 0)
+            entry.actors.get(&self.own).is_some_and(|seen| seen.rate.micros_per_s() > 0)
         });
         for (key, entry) in keys.iter() {
             let standings = entry.standings(self.own, reachable);
-            let Some(wish) = plan_rebalance(self.own, &standings) else { continue };
+            let Some(wish) = plan_rebalance(self.own.region, &standings) else { continue };
             if entry.quiet_until_ms.get(&wish.from).is_some_and(|&until| now_ms < until) {
                 continue;
             }
-            let own = standings.get(&self.own).copied().unwrap_or_default();
+            let own = standings.get(&self.own.region).copied().unwrap_or_default();
             let lasts_ms =
                 u128::from(own.rights) * 1_000_000_000 / u128::from(own.rate.micros_per_s().max(1));
             wishes.push((lasts_ms, key.clone(), wish));
@@ -118,22 +118,27 @@ impl Board {
 }
 
 impl Entry {
-    fn rows(&self) -> BTreeMap<RegionId, Row> {
-        self.regions.iter().map(|(&region, seen)| (region, seen.row.clone())).collect()
+    fn rows(&self) -> BTreeMap<Actor, Row> {
+        self.actors.iter().map(|(&actor, seen)| (actor, seen.row.clone())).collect()
     }
 
-    fn standings(&self, own: RegionId, reachable: &[RegionId]) -> BTreeMap<RegionId, Standing> {
-        let ledger = Ledger::from_rows(own, Epoch::FIRST, self.rows(), 0);
-        let standing = |(&region, seen): (&RegionId, &Seen)| {
-            (region, Standing { rights: ledger.rights(region), rate: seen.rate })
+    /// Of the latest incarnations only: an earlier one sells no more and gives nothing.
+    fn standings(&self, own: Actor, reachable: &[RegionId]) -> BTreeMap<RegionId, Standing> {
+        let ledger = Ledger::from_rows(own, self.rows());
+        let counts = |actor: Actor| {
+            let in_reach = actor.region == own.region || reachable.contains(&actor.region);
+            in_reach && ledger.latest(actor.region) == actor
         };
-        let in_reach = |region: &RegionId| *region == own || reachable.contains(region);
-        self.regions.iter().filter(|(region, _)| in_reach(region)).map(standing).collect()
+        let seen = self.actors.iter().filter(|(actor, _)| counts(**actor));
+        let standing = |(&actor, seen): (&Actor, &Seen)| {
+            (actor.region, Standing { rights: ledger.rights(actor), rate: seen.rate })
+        };
+        seen.map(standing).collect()
     }
 
     /// Where nothing was heard of for a round, nothing was sold.
     fn fade(&mut self, now_ms: u64) {
-        for seen in self.regions.values_mut() {
+        for seen in self.actors.values_mut() {
             let silent_ms = now_ms.saturating_sub(seen.at_ms);
             if silent_ms >= PROTECTED_ROUND_MS {
                 seen.rate.observe(0, silent_ms);
@@ -158,9 +163,14 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Epoch;
 
     fn region(name: &str) -> RegionId {
         name.parse().unwrap()
+    }
+
+    fn actor(name: &str) -> Actor {
+        Actor { region: region(name), epoch: Epoch::FIRST }
     }
 
     fn key(sku: &str) -> StockKey {
@@ -168,13 +178,13 @@ mod tests {
     }
 
     fn row(sku: &str, owner: &str, version: u64, received: u64, spent: u64) -> KeyedRow {
-        let row = Row { version, received, spent, ..Row::new(Epoch::FIRST) };
-        KeyedRow { key: key(sku), owner: region(owner), row }
+        let row = Row { version, received, spent, ..Row::new(actor(owner)) };
+        KeyedRow { key: key(sku), owner: actor(owner), row }
     }
 
     #[test]
     fn a_key_that_sells_here_and_lies_elsewhere_is_wished_for_once_an_interval() {
-        let board = Board::new(region("a"));
+        let board = Board::new(actor("a"));
         board.saw(&row("x", "b", 1, 100, 0), 0);
         assert!(!board.knows(&key("x")), "keys that only peers know of are not on the board");
         board.saw(&row("x", "a", 1, 10, 0), 0);
@@ -193,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_key_that_stopped_selling_leaves_the_board() {
-        let board = Board::new(region("a"));
+        let board = Board::new(actor("a"));
         board.saw(&row("x", "a", 1, 10, 0), 0);
         board.saw(&row("x", "a", 2, 10, 5), 500);
         for second in 1..3_600 {

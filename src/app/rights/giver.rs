@@ -24,10 +24,13 @@ impl Giver {
 
     async fn give(
         &self,
-        asker: RegionId,
+        from: RegionId,
         request: &TransferRequest,
     ) -> Result<TransferAnswer, String> {
         let rights = &self.rights;
+        if request.asker.region != from {
+            return Err(format!("{from} asks for {}", request.asker));
+        }
         if !(rights.may_give)() {
             return Err("this region forgot what it sold and gives nothing away".to_owned());
         }
@@ -37,7 +40,7 @@ impl Giver {
         };
         let given = rights
             .store
-            .give(asker, request, demand)
+            .give(request, demand)
             .await
             .map_err(|error| format!("nothing was decided: {error}; ask again"))?;
         rights.take_note(&given.learned);

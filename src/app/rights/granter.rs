@@ -21,7 +21,7 @@ use crate::escrow::{
 };
 use crate::ports::{Credit, Obtained, RightsSource, SkuLedgers};
 use crate::runtime::TaskSet;
-use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, NodeId, RegionId, Sku, StockKey, TransferId};
 
 /// How long to wait before a peer that needs its units for orders under way is asked again: one or two
 /// of its commit groups.
@@ -192,7 +192,7 @@ impl Shared {
         let want = need.saturating_add(expected.max(WANT_EXTRA));
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
         let reachable = rights.reachability.reachable();
-        let mut asking = Asking::new(rights.own, rights.epoch, ledgers, need, want, reachable);
+        let mut asking = Asking::new(rights.own, ledgers, need, want, reachable);
         self.ask_until(target, &mut asking, deadline_ms).await;
         let elsewhere = rights
             .bus
@@ -252,6 +252,7 @@ impl Shared {
     fn message(&self, target: &Target, request: Request) -> (RegionId, TransferRequest) {
         let message = TransferRequest {
             request: TransferId(self.rights.ids.uuid()),
+            asker: self.rights.own,
             sku: target.sku.clone(),
             node: target.node.clone(),
             need: request.need,
@@ -321,13 +322,10 @@ pub async fn ask_peer(
 }
 
 fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
-    let of_node = |(node, rows): (&NodeId, &BTreeMap<RegionId, _>)| {
+    let of_node = |(node, rows): (&NodeId, &BTreeMap<Actor, Row>)| {
         let key = StockKey { sku: sku.clone(), node: node.clone() };
-        let keyed = |(&owner, row): (&RegionId, &Row)| KeyedRow {
-            key: key.clone(),
-            owner,
-            row: row.clone(),
-        };
+        let keyed =
+            |(&owner, row): (&Actor, &Row)| KeyedRow { key: key.clone(), owner, row: row.clone() };
         rows.iter().map(keyed).collect::<Vec<_>>()
     };
     rows.iter().flat_map(of_node).collect()
@@ -337,10 +335,10 @@ fn spendable(ledgers: &SkuLedgers) -> u64 {
     ledgers.values().map(Ledger::spendable).fold(0, u64::saturating_add)
 }
 
-fn elsewhere(ledgers: &SkuLedgers, own: RegionId) -> u64 {
+fn elsewhere(ledgers: &SkuLedgers, own: Actor) -> u64 {
     let others = |ledger: &Ledger| {
-        let others = ledger.rows().keys().filter(|&&region| region != own);
-        others.map(|&region| ledger.rights(region)).fold(0, u64::saturating_add)
+        let others = ledger.actors().filter(|actor| actor.region != own.region);
+        others.map(|actor| ledger.rights(actor)).fold(0, u64::saturating_add)
     };
     ledgers.values().map(others).fold(0, u64::saturating_add)
 }

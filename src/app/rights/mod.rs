@@ -22,11 +22,12 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::escrow::{Digest, KeyedRow, MergeError};
 use crate::ports::{
     Bus, Clock, Credit, Ids, MergeReport, Reachability, RequestKind, RightsStore, StoreError,
 };
-use crate::types::{Epoch, RegionId, StockKey};
+use crate::types::{Actor, StockKey};
 
 pub use board::{Board, KeyWish};
 pub use giver::Giver;
@@ -49,10 +50,8 @@ pub type AmnesiaAlarm = dyn Fn(&StockKey, &MergeError) + Send + Sync;
 
 /// What everything about rights shares in one process.
 pub struct Rights {
-    /// This region.
-    pub own: RegionId,
-    /// Its incarnation.
-    pub epoch: Epoch,
+    /// This region, in its incarnation.
+    pub own: Actor,
     /// Its database.
     pub store: Arc<dyn RightsStore>,
     /// The way to the peers.
@@ -124,6 +123,9 @@ impl Rights {
         for row in &report.changed {
             self.board.saw(row, now_ms);
         }
+        // What came in raised the own ceilings, which peers keep a copy of.
+        let raised = report.credited.keys().map(|key| (key.clone(), StockDelta::default()));
+        self.dirty.mark(&raised.collect::<StockDeltas>());
         for (key, error) in &report.refused {
             let (sku, node) = (&key.sku, &key.node);
             tracing::error!(%sku, %node, %error, "a peer's row is not merged: {error}");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{ROWS_DIGEST, ROWS_PULL, Rights};
 use crate::escrow::{BUCKETS, Digest, DigestAnswer, PullRows, ROWS_PER_MESSAGE_MAX, Rows};
 use crate::ports::RequestHandler;
-use crate::types::RegionId;
+use crate::types::{Actor, RegionId};
 
 /// Pages of one bucket that are pulled at a time: 64,000 rows. What is left comes with the next
 /// comparison, so that one comparison is bounded.
@@ -100,12 +100,7 @@ pub async fn repair_from(
     Ok(Compared { repaired, put_off })
 }
 
-async fn pull(
-    rights: &Rights,
-    peer: RegionId,
-    owner: RegionId,
-    bucket: u8,
-) -> anyhow::Result<usize> {
+async fn pull(rights: &Rights, peer: RegionId, owner: Actor, bucket: u8) -> anyhow::Result<usize> {
     let mut repaired = 0;
     let mut after = None;
     for _ in 0..PAGES_MAX {

@@ -2,7 +2,7 @@
 
 use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::ports::{Moved, StoreError};
-use crate::types::{RegionId, StockKey, TransferId};
+use crate::types::{Actor, RegionId, StockKey, TransferId};
 
 use super::Rights;
 
@@ -24,6 +24,12 @@ pub enum TransferError {
     /// This region's database was set back.
     #[error("this region's database forgot what it sold; it gives nothing away")]
     SetBack,
+    /// Nobody knows in which incarnation the receiver runs: it was never heard.
+    #[error("{to} was never heard by this region; what is moved there could be lost")]
+    NeverHeard {
+        /// The receiver.
+        to: RegionId,
+    },
     /// The id belongs to another transfer.
     #[error("another transfer was made under this id")]
     OtherTransfer,
@@ -48,6 +54,10 @@ pub async fn transfer(
     if !(rights.may_give)() {
         return Err(TransferError::SetBack);
     }
+    let Some(epoch) = rights.reachability.epoch_of(to) else {
+        return Err(TransferError::NeverHeard { to });
+    };
+    let to = Actor { region: to, epoch };
     let moved = rights.store.transfer(id, key, to, units).await?;
     match moved {
         Moved::Done | Moved::Replayed => {

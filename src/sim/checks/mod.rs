@@ -106,8 +106,8 @@ impl Checks {
     /// Units of a SKU that nobody was promised, wherever the rights to them are.
     pub fn unpromised(&self, sku: &Sku) -> u64 {
         let of_region = |memory: &Memory| {
-            let rows = memory.tables().rights.known_rows(memory.region(), sku);
-            let own = rows.into_iter().filter(|known| known.owner == memory.region());
+            let rows = memory.tables().rights.known_rows(sku);
+            let own = rows.into_iter().filter(|known| known.owner.region == memory.region());
             own.fold((0, 0), |(came, went), known| {
                 let row = known.row;
                 (came + row.received, went + row.net_spent() + row.withdrawn)

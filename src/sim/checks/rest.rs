@@ -58,7 +58,8 @@ fn replicated(memory: &Memory, of: &BTreeMap<RegionId, Position>) -> BTreeSet<St
         .filter(counts)
         .map(|it| format!("order {} {}", it.order.id, it.chain_hash));
     let rows = tables.rights.rows().iter().flat_map(|(key, rows)| {
-        let written = rows.iter().filter(|(owner, row)| row.version > 0 && of.contains_key(owner));
+        let written =
+            rows.iter().filter(|(owner, row)| !row.is_blank() && of.contains_key(&owner.region));
         written.map(move |(owner, row)| format!("row {key:?} {owner} {row:?}"))
     });
     let products = tables.products.values().map(|it| format!("product {} {}", it.sku, it.hlc));
@@ -92,15 +93,15 @@ impl Checks {
     fn what_was_forgotten_is_noticed(&self) {
         for region in self.forgot() {
             let Some(memory) = self.memory(region) else { continue };
-            let (is_noticed, rows) = {
+            let (is_noticed, actor, rows) = {
                 let tables = memory.tables();
-                (tables.is_set_back(), tables.rights.rows().clone())
+                (tables.is_set_back(), tables.actor(region), tables.rights.rows().clone())
             };
             let knows_more = |peer: &Memory| {
                 let tables = peer.tables();
                 let told = tables.rights.rows().iter();
-                told.filter_map(|(key, told)| Some((key, told.get(&region)?))).any(|(key, told)| {
-                    let own = rows.get(key).and_then(|rows| rows.get(&region));
+                told.filter_map(|(key, told)| Some((key, told.get(&actor)?))).any(|(key, told)| {
+                    let own = rows.get(key).and_then(|rows| rows.get(&actor));
                     own.is_none_or(|own| told.supersedes(own) || told.forks_from(own))
                 })
             };

@@ -59,8 +59,10 @@ impl Checks {
     pub fn look_at(&self, key: &StockKey) {
         let mut rows = BTreeMap::new();
         for memory in &self.memories {
-            if let Some((row, active)) = memory.tables().rights.own_row(memory.region(), key) {
-                rows.insert(memory.region(), (row.clone(), active));
+            let tables = memory.tables();
+            let own = tables.actor(memory.region());
+            if let Some(row) = tables.rights.own_row(own, key) {
+                rows.insert(own, row.clone());
             }
         }
         let place = format!("{} at {}", key.sku, key.node);
@@ -69,26 +71,25 @@ impl Checks {
             // What a region forgot it had received, given or sold is missing in every sum.
             return;
         }
-        let sum = |cell: fn(&crate::escrow::Row) -> u64| -> u64 {
-            rows.values().map(|(row, _)| cell(row)).sum()
-        };
+        let sum = |cell: fn(&crate::escrow::Row) -> u64| -> u64 { rows.values().map(cell).sum() };
         let (received, out) = (sum(|row| row.received), sum(|row| row.net_spent() + row.withdrawn));
         if out > received {
             let what = format!("{out} of {received} units of {place} are promised or gone");
             state.break_rule(InvariantId::NoOversell, what);
         }
-        for (region, (row, active)) in &rows {
-            if row.outflow() > *active {
+        for (owner, row) in &rows {
+            let (region, active) = (owner.region, row.chosen.value.ceiling);
+            if row.outflow() > active {
                 let what = format!("{region} let {} of {active} go of {place}", row.outflow());
                 state.break_rule(InvariantId::RightsNotNegative, what);
             }
-            let granted: u64 = rows.values().map(|(row, _)| row.granted_to(*region)).sum();
-            if *active > row.received + granted {
+            let granted: u64 = rows.values().map(|row| row.granted_to(*owner)).sum();
+            if active > row.received + granted {
                 let inflow = row.received + granted;
                 let what = format!("{region} counts {active} of {place}, {inflow} came");
                 state.break_rule(InvariantId::RightsConserved, what);
             }
-            let promised = state.promised.get(&(*region, key.clone())).copied().unwrap_or(0);
+            let promised = state.promised.get(&(region, key.clone())).copied().unwrap_or(0);
             if promised != row.net_spent() {
                 let spent = row.net_spent();
                 let what =
@@ -104,10 +105,10 @@ impl Checks {
             return;
         }
         for keyed in &report.changed {
-            let Some(owner) = self.memory(keyed.owner) else { continue };
+            let Some(owner) = self.memory(keyed.owner.region) else { continue };
             let written = {
                 let tables = owner.tables();
-                tables.rights.own_row(keyed.owner, &keyed.key).map(|(row, _)| row.clone())
+                tables.rights.own_row(keyed.owner, &keyed.key).cloned()
             };
             if written.is_none_or(|row| keyed.row.supersedes(&row)) {
                 let (by, owner) = (memory.region(), keyed.owner);

@@ -8,7 +8,7 @@ use crate::domain::idempotency::IntentRecord;
 use crate::ports::store::View;
 use crate::ports::{ChangeSet, CommitError, Committed, Needs, Stamp, Store, StoreError};
 use crate::replication::{Envelope, NewEnvelope, SCHEMA_VERSION};
-use crate::types::RegionId;
+use crate::types::{Actor, RegionId};
 
 use super::{Memory, Tables, stands};
 
@@ -100,7 +100,7 @@ impl Tables {
         if is_old {
             return Err(CommitError::Conflict("the catalogue changed meanwhile"));
         }
-        if !self.rights.admits(own, &changes.stock) {
+        if !self.rights.admits(self.actor(own), &changes.stock) {
             return Err(CommitError::Conflict("stock was taken meanwhile"));
         }
         Ok(())
@@ -136,7 +136,7 @@ impl Tables {
             self.keep_intent(intent.clone());
         }
         self.keep_catalogue(changes.products.values(), changes.nodes.values());
-        self.rights.change(own, stamp.epoch, &changes.stock);
+        self.rights.change(Actor { region: own, epoch: stamp.epoch }, &changes.stock);
     }
 
     /// One that is there already stays as it is.

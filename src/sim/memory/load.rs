@@ -46,10 +46,10 @@ impl Tables {
             }
             let mut nodes: Vec<_> = self
                 .rights
-                .own_rows_of(own, sku)
-                .filter_map(|(key, row, active)| {
+                .own_rows_of(self.actor(own), sku)
+                .filter_map(|(key, row)| {
                     let node = self.nodes.get(&key.node).filter(|node| node.active)?;
-                    let spendable = rights::spendable(row, active);
+                    let spendable = rights::spendable(row);
                     Some((node.region != own, NodeStock { node: key.node.clone(), spendable }))
                 })
                 .collect();
@@ -64,10 +64,10 @@ impl Tables {
             }
         }
         for key in &needs.shelves {
-            if let Some((row, active)) = self.rights.own_row(own, key) {
+            if let Some(row) = self.rights.own_row(self.actor(own), key) {
                 let shelf = Shelf {
                     on_hand: row.received.saturating_sub(row.withdrawn),
-                    spendable: rights::spendable(row, active),
+                    spendable: rights::spendable(row),
                 };
                 view.shelves.insert(key.clone(), shelf);
             }

@@ -24,7 +24,7 @@ use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::replication::{Envelope, Position, Watermark};
 use crate::saga::SagaRecord;
 use crate::store::Start;
-use crate::types::{Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku};
+use crate::types::{Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku};
 
 pub use rights::{MemoryRights, RightsTables};
 
@@ -123,6 +123,13 @@ impl Tables {
 
 fn stands(record: &OrderRecord) -> bool {
     record.order.status() != OrderStatus::Cancelled
+}
+
+impl Tables {
+    /// Who writes here now.
+    pub fn actor(&self, region: RegionId) -> Actor {
+        Actor { region, epoch: self.head.epoch }
+    }
 }
 
 impl Memory {

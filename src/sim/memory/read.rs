@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
-use crate::ports::store::{Contested, KnownRow, OrderFilter, SagaFilter, Spendable};
+use crate::escrow::KeyedRow;
+use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{Reader, SagaQueue, StopStore, StoreError};
 use crate::saga::{SagaRecord, SagaState};
 use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku};
@@ -80,12 +81,13 @@ impl Reader for Memory {
         Ok(self.tables().intents.get(intent).cloned().unwrap_or_default())
     }
 
-    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KnownRow>, StoreError> {
-        Ok(self.tables().rights.known_rows(self.own, sku))
+    async fn rights_of(&self, sku: &Sku) -> Result<Vec<KeyedRow>, StoreError> {
+        Ok(self.tables().rights.known_rows(sku))
     }
 
     async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
-        Ok(self.tables().rights.may_sell_alone(self.own))
+        let tables = self.tables();
+        Ok(tables.rights.may_sell_alone(tables.actor(self.own)))
     }
 
     async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError> {

@@ -10,17 +10,16 @@ use crate::escrow::{
     Digest, GiverDemand, KeyedRow, Ledger, MergeError, NamedGrant, Row, SkuRows, TransferRequest,
     bucket_of, decide_grant, spread,
 };
-use crate::ports::store::{KnownRow, Spendable};
+use crate::ports::store::Spendable;
 use crate::ports::{Credit, Given, MergeReport, Moved, RightsStore, SkuLedgers, StoreError};
-use crate::types::{Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
 
 use super::{Memory, Tables};
 
-/// Rows of all owners, ceilings of the own ones, and movements by name.
+/// Rows of all owners, and movements by name.
 #[derive(Debug, Clone, Default)]
 pub struct RightsTables {
-    rows: BTreeMap<StockKey, BTreeMap<RegionId, Row>>,
-    active: BTreeMap<StockKey, u64>,
+    rows: BTreeMap<StockKey, BTreeMap<Actor, Row>>,
     transfers: BTreeMap<TransferId, Movement>,
 }
 
@@ -34,94 +33,82 @@ struct Movement {
 }
 
 /// What may still be sold of a row under its ceiling.
-pub(super) fn spendable(row: &Row, active: u64) -> u64 {
-    active.saturating_sub(row.outflow())
+pub(super) fn spendable(row: &Row) -> u64 {
+    row.chosen.value.ceiling.saturating_sub(row.outflow())
 }
 
 impl RightsTables {
     /// Every row known of every key.
-    pub fn rows(&self) -> &BTreeMap<StockKey, BTreeMap<RegionId, Row>> {
+    pub fn rows(&self) -> &BTreeMap<StockKey, BTreeMap<Actor, Row>> {
         &self.rows
     }
 
-    /// The row that `own` writes, and its ceiling.
-    pub fn own_row(&self, own: RegionId, key: &StockKey) -> Option<(&Row, u64)> {
-        let row = self.rows.get(key)?.get(&own)?;
-        Some((row, self.active.get(key).copied().unwrap_or(0)))
+    /// The row that `own` writes.
+    pub fn own_row(&self, own: Actor, key: &StockKey) -> Option<&Row> {
+        self.rows.get(key)?.get(&own)
     }
 
     pub(super) fn own_rows_of(
         &self,
-        own: RegionId,
+        own: Actor,
         sku: &Sku,
-    ) -> impl Iterator<Item = (&StockKey, &Row, u64)> {
-        self.of_sku(sku).filter_map(move |(key, rows)| {
-            let active = self.active.get(key).copied().unwrap_or(0);
-            Some((key, rows.get(&own)?, active))
-        })
+    ) -> impl Iterator<Item = (&StockKey, &Row)> {
+        self.of_sku(sku).filter_map(move |(key, rows)| Some((key, rows.get(&own)?)))
     }
 
-    fn of_sku(&self, sku: &Sku) -> impl Iterator<Item = (&StockKey, &BTreeMap<RegionId, Row>)> {
+    fn of_sku(&self, sku: &Sku) -> impl Iterator<Item = (&StockKey, &BTreeMap<Actor, Row>)> {
         self.rows.iter().filter(move |(key, _)| key.sku == *sku)
     }
 
     /// Would every change leave its row within its ceiling?
-    pub(super) fn admits(&self, own: RegionId, changes: &StockDeltas) -> bool {
+    pub(super) fn admits(&self, own: Actor, changes: &StockDeltas) -> bool {
         changes.iter().all(|(key, delta)| {
-            let known = self.own_row(own, key);
-            let fresh = Row::new(Epoch::FIRST);
-            let (row, active) = match known {
-                Some(known) => known,
-                None if delta.received > 0 => (&fresh, 0),
-                None => return false,
+            let known = self.own_row(own, key).cloned();
+            let Some(row) = known.or_else(|| (delta.received > 0).then(|| Row::new(own))) else {
+                return false;
             };
             let outflow = row.outflow() + delta.spent + delta.withdrawn;
-            outflow <= active + delta.received + delta.released
+            outflow <= row.chosen.value.ceiling + delta.received + delta.released
                 && row.released + delta.released <= row.spent + delta.spent
                 && delta.counted_from.is_none_or(|counted| counted + row.withdrawn == row.received)
         })
     }
 
-    pub(super) fn change(&mut self, own: RegionId, epoch: Epoch, changes: &StockDeltas) {
+    pub(super) fn change(&mut self, own: Actor, changes: &StockDeltas) {
         for (key, delta) in changes {
             let rows = self.rows.entry(key.clone()).or_default();
-            let row = rows.entry(own).or_insert_with(|| Row::new(epoch));
+            let row = rows.entry(own).or_insert_with(|| Row::new(own));
             row.received += delta.received;
             row.spent += delta.spent;
             row.released += delta.released;
             row.withdrawn += delta.withdrawn;
             row.version += 1;
-            *self.active.entry(key.clone()).or_default() += delta.received;
+            row.chosen.value.ceiling += delta.received;
+            row.chosen.sequence += u64::from(delta.received > 0);
         }
     }
 
     /// Every row known of a SKU.
-    pub fn known_rows(&self, own: RegionId, sku: &Sku) -> Vec<KnownRow> {
-        let known = |(key, rows): (&StockKey, &BTreeMap<RegionId, Row>)| {
-            let active = |owner: RegionId| {
-                if owner == own { self.active.get(key).copied().unwrap_or(0) } else { 0 }
-            };
-            let row = |(&owner, row): (&RegionId, &Row)| KnownRow {
+    pub fn known_rows(&self, sku: &Sku) -> Vec<KeyedRow> {
+        let keyed = |(key, rows): (&StockKey, &BTreeMap<Actor, Row>)| {
+            let row = |(&owner, row): (&Actor, &Row)| KeyedRow {
                 key: key.clone(),
                 owner,
                 row: row.clone(),
-                active: active(owner),
             };
             rows.iter().map(row).collect::<Vec<_>>()
         };
-        self.of_sku(sku).flat_map(known).collect()
+        self.of_sku(sku).flat_map(keyed).collect()
     }
 
-    pub(super) fn may_sell_alone(&self, own: RegionId) -> BTreeMap<RegionId, Spendable> {
+    pub(super) fn may_sell_alone(&self, own: Actor) -> BTreeMap<RegionId, Spendable> {
         let mut sums: BTreeMap<RegionId, Spendable> = BTreeMap::new();
-        for (key, rows) in &self.rows {
-            let active = self.active.get(key).copied().unwrap_or(0);
-            let ledger = Ledger::from_rows(own, Epoch::FIRST, rows.clone(), active);
-            let granted = rows.values().flat_map(|row| row.granted.keys());
-            for region in rows.keys().chain(granted).copied().collect::<BTreeSet<_>>() {
-                let units = if region == own { ledger.spendable() } else { ledger.rights(region) };
+        for rows in self.rows.values() {
+            let ledger = Ledger::from_rows(own, rows.clone());
+            for actor in ledger.actors() {
+                let units = if actor == own { ledger.spendable() } else { ledger.rights(actor) };
                 if units > 0 {
-                    let sum = sums.entry(region).or_default();
+                    let sum = sums.entry(actor.region).or_default();
                     sum.units += units;
                     sum.keys += 1;
                 }
@@ -130,21 +117,19 @@ impl RightsTables {
         sums
     }
 
-    fn ledger(&self, own: RegionId, epoch: Epoch, key: &StockKey) -> Ledger {
-        let rows = self.rows.get(key).cloned().unwrap_or_default();
-        Ledger::from_rows(own, epoch, rows, self.active.get(key).copied().unwrap_or(0))
+    fn ledger(&self, own: Actor, key: &StockKey) -> Ledger {
+        Ledger::from_rows(own, self.rows.get(key).cloned().unwrap_or_default())
     }
 
     fn keep(&mut self, key: &StockKey, ledger: &Ledger) {
         self.rows.insert(key.clone(), ledger.rows().clone());
-        self.active.insert(key.clone(), ledger.active());
     }
 
-    fn merge(&mut self, own: RegionId, epoch: Epoch, rows: &[KeyedRow]) -> MergeReport {
+    fn merge(&mut self, own: Actor, rows: &[KeyedRow]) -> MergeReport {
         let mut report = MergeReport::default();
         for keyed in rows {
             let KeyedRow { key, owner, row } = keyed;
-            let mut ledger = self.ledger(own, epoch, key);
+            let mut ledger = self.ledger(own, key);
             match ledger.merge(*owner, row.clone()) {
                 Ok(merged) => {
                     if merged.inflow_grew > 0 {
@@ -188,25 +173,22 @@ fn derived(request: TransferId, node: &NodeId) -> TransferId {
 #[derive(Debug, Clone)]
 pub struct MemoryRights {
     database: Memory,
-    epoch: Epoch,
+    own: Actor,
 }
 
 impl MemoryRights {
     /// The rights rows in `database`.
     pub fn new(database: Memory, epoch: Epoch) -> Self {
-        Self { database, epoch }
-    }
-
-    fn own(&self) -> RegionId {
-        self.database.own
+        let own = Actor { region: database.own, epoch };
+        Self { database, own }
     }
 
     fn grantable(&self, tables: &Tables, request: &TransferRequest) -> BTreeMap<NodeId, u64> {
         let off = |node: &NodeId| tables.nodes.get(node).is_some_and(|node| !node.active);
         let wanted = |key: &StockKey| request.node.as_ref().is_none_or(|node| *node == key.node);
-        let rows = tables.rights.own_rows_of(self.own(), &request.sku);
-        rows.filter(|(key, ..)| wanted(key) && !off(&key.node))
-            .map(|(key, row, active)| (key.node.clone(), spendable(row, active)))
+        let rows = tables.rights.own_rows_of(self.own, &request.sku);
+        rows.filter(|(key, _)| wanted(key) && !off(&key.node))
+            .map(|(key, row)| (key.node.clone(), spendable(row)))
             .filter(|(_, units)| *units > 0)
             .collect()
     }
@@ -215,19 +197,21 @@ impl MemoryRights {
     fn grant(
         &self,
         tables: &mut Tables,
-        to: RegionId,
+        to: Actor,
         (request, sku): (TransferId, &Sku),
         shares: &BTreeMap<NodeId, u64>,
     ) -> BTreeMap<NodeId, NamedGrant> {
         let mut grants = BTreeMap::new();
         for (node, share) in shares {
             let key = StockKey { sku: sku.clone(), node: node.clone() };
-            let mut ledger = tables.rights.ledger(self.own(), self.epoch, &key);
+            let mut ledger = tables.rights.ledger(self.own, &key);
             let units = ledger.grant(to, *share).expect("decided on this very row");
             let is_first = grants.is_empty();
             let transfer = if is_first { request } else { derived(request, node) };
             tables.rights.keep(&key, &ledger);
-            tables.rights.record(transfer, Movement { key, from: self.own(), to, units });
+            tables
+                .rights
+                .record(transfer, Movement { key, from: self.own.region, to: to.region, units });
             grants.insert(node.clone(), NamedGrant { transfer, units });
         }
         grants
@@ -240,8 +224,7 @@ impl RightsStore for MemoryRights {
         let tables = self.database.tables();
         let sells = |node: &NodeId| tables.nodes.get(node).is_some_and(|node| node.active);
         let keys = tables.rights.of_sku(sku).map(|(key, _)| key);
-        let ledger =
-            |key: &StockKey| (key.node.clone(), tables.rights.ledger(self.own(), self.epoch, key));
+        let ledger = |key: &StockKey| (key.node.clone(), tables.rights.ledger(self.own, key));
         Ok(keys.filter(|key| sells(&key.node)).map(ledger).collect())
     }
 
@@ -249,7 +232,7 @@ impl RightsStore for MemoryRights {
         let tables = self.database.tables();
         let of_key = |key: &StockKey| {
             let rows = tables.rights.rows.get(key).into_iter().flatten();
-            let written = rows.filter(|(_, row)| row.version > 0);
+            let written = rows.filter(|(_, row)| !row.is_blank());
             let keyed = written.map(|(owner, row)| KeyedRow {
                 key: key.clone(),
                 owner: *owner,
@@ -266,17 +249,16 @@ impl RightsStore for MemoryRights {
         credits: &[Credit],
     ) -> Result<MergeReport, StoreError> {
         let mut tables = self.database.tables();
-        let report = tables.rights.merge(self.own(), self.epoch, rows);
+        let report = tables.rights.merge(self.own, rows);
         for credit in credits {
             let Credit { transfer, key, from, units } = credit.clone();
-            tables.rights.record(transfer, Movement { key, from, to: self.own(), units });
+            tables.rights.record(transfer, Movement { key, from, to: self.own.region, units });
         }
         Ok(report)
     }
 
     async fn give(
         &self,
-        asker: RegionId,
         request: &TransferRequest,
         demand: GiverDemand,
     ) -> Result<Given, StoreError> {
@@ -285,7 +267,7 @@ impl RightsStore for MemoryRights {
         let learned = {
             // What was forgotten may be sold already: nothing is given, and nothing learned.
             let mut trial = tables.rights.clone();
-            let learned = trial.merge(self.own(), self.epoch, &told);
+            let learned = trial.merge(self.own, &told);
             let forgot = |error: &MergeError| matches!(error, MergeError::Amnesia { .. });
             if learned.refused.iter().any(|(_, error)| forgot(error)) {
                 let rows = rows_of(&trial, &request.sku);
@@ -301,7 +283,9 @@ impl RightsStore for MemoryRights {
         }
         let held = self.grantable(&tables, request);
         let spendable = held.values().sum();
-        let grant = decide_grant(self.own(), spendable, asker, request.need, request.want, demand);
+        let asker = request.asker;
+        let (need, want) = (request.need, request.want);
+        let grant = decide_grant(self.own.region, spendable, asker.region, need, want, demand);
         let shares = spread(grant.units, &held);
         let name = (request.request, &request.sku);
         let grants = self.grant(&mut tables, asker, name, &shares);
@@ -313,16 +297,16 @@ impl RightsStore for MemoryRights {
         &self,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, StoreError> {
         let mut tables = self.database.tables();
-        let wanted = Movement { key: key.clone(), from: self.own(), to, units };
+        let wanted = Movement { key: key.clone(), from: self.own.region, to: to.region, units };
         if let Some(known) = tables.rights.transfers.get(&id) {
             let same = *known == wanted;
             return Ok(if same { Moved::Replayed } else { Moved::OtherTransfer });
         }
-        let spendable = tables.rights.ledger(self.own(), self.epoch, key).spendable();
+        let spendable = tables.rights.ledger(self.own, key).spendable();
         if units > spendable {
             return Ok(Moved::Insufficient { spendable });
         }
@@ -343,7 +327,7 @@ impl RightsStore for MemoryRights {
 
     async fn rows_in(
         &self,
-        owner: RegionId,
+        owner: Actor,
         bucket: u8,
         after: Option<&StockKey>,
         limit: usize,
@@ -351,7 +335,7 @@ impl RightsStore for MemoryRights {
         let tables = self.database.tables();
         let later = |key: &StockKey| after.is_none_or(|after| key > after);
         let rows = tables.rights.rows.iter().filter_map(|(key, rows)| {
-            let row = rows.get(&owner).filter(|row| row.version > 0)?;
+            let row = rows.get(&owner).filter(|row| !row.is_blank())?;
             (later(key) && bucket_of(key) == bucket).then(|| KeyedRow {
                 key: key.clone(),
                 owner,
@@ -363,13 +347,10 @@ impl RightsStore for MemoryRights {
 }
 
 fn keyed(request: &TransferRequest) -> Vec<KeyedRow> {
-    let of_node = |(node, rows): (&NodeId, &BTreeMap<RegionId, Row>)| {
+    let of_node = |(node, rows): (&NodeId, &BTreeMap<Actor, Row>)| {
         let key = StockKey { sku: request.sku.clone(), node: node.clone() };
-        let keyed = |(&owner, row): (&RegionId, &Row)| KeyedRow {
-            key: key.clone(),
-            owner,
-            row: row.clone(),
-        };
+        let keyed =
+            |(&owner, row): (&Actor, &Row)| KeyedRow { key: key.clone(), owner, row: row.clone() };
         rows.iter().map(keyed).collect::<Vec<_>>()
     };
     request.rows.iter().flat_map(of_node).collect()

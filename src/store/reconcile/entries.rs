@@ -29,24 +29,35 @@ AND ($3::text IS NULL OR order_id <= $3::text::uuid) ORDER BY order_id LIMIT $4"
 pub(super) const ORDERS_OF: &str =
     of_orders!("order_id = ANY($2::text[]::uuid[]) ORDER BY order_id");
 
-/// SKU and node hold no control characters, so one keeps them apart.
-pub(super) const RIGHTS: &str = "
-SELECT sku || E'\\x1f' || node AS key, lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp,
-       md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash
-FROM rights
-WHERE owner = $1 AND version > 0 AND (sku, node) > (split_part($2, E'\\x1f', 1), split_part($2, E'\\x1f', 2))
-  AND ($3::text IS NULL OR (sku, node) <= (split_part($3, E'\\x1f', 1), split_part($3, E'\\x1f', 2)))
-ORDER BY sku, node LIMIT $4";
+/// SKU and node hold no control characters, so one keeps them and the incarnation apart.
+macro_rules! rights_entry {
+    () => {
+        "sku || E'\\x1f' || node || E'\\x1f' || epoch AS key,
+       concat_ws('.', lpad(version::text, 20, '0'), lpad(ballot_round::text, 10, '0'), ballot_region,
+                 lpad(sequence::text, 20, '0')) AS stamp,
+       md5(concat_ws(' ', received, granted::text, spent, released, withdrawn, ceiling, credits::text)) AS hash
+FROM rights WHERE owner = $1 AND (version > 0 OR sequence > 0)"
+    };
+}
+
+pub(super) const RIGHTS: &str = concat!(
+    "SELECT ",
+    rights_entry!(),
+    "
+  AND (sku, node, epoch) > (split_part($2, E'\\x1f', 1), split_part($2, E'\\x1f', 2),
+                            coalesce(nullif(split_part($2, E'\\x1f', 3), ''), '0')::integer)
+  AND ($3::text IS NULL OR (sku, node, epoch) <= (split_part($3, E'\\x1f', 1), split_part($3, E'\\x1f', 2),
+                                                  split_part($3, E'\\x1f', 3)::integer))
+ORDER BY sku, node, epoch LIMIT $4"
+);
 /// One look-up by primary key each, also in a table that has no statistics yet.
-pub(super) const RIGHTS_OF: &str = "
-SELECT r.key, r.stamp, r.hash
-FROM unnest($2::text[]) AS k CROSS JOIN LATERAL (
-    SELECT sku || E'\\x1f' || node AS key,
-           lpad(epoch::text, 10, '0') || '.' || lpad(version::text, 20, '0') AS stamp,
-           md5(concat_ws(' ', received, granted::text, spent, released, withdrawn)) AS hash
-    FROM rights
-    WHERE sku = split_part(k, E'\\x1f', 1) AND node = split_part(k, E'\\x1f', 2) AND owner = $1 AND version > 0 LIMIT 1
-) AS r";
+pub(super) const RIGHTS_OF: &str = concat!(
+    "SELECT r.key, r.stamp, r.hash FROM unnest($2::text[]) AS k CROSS JOIN LATERAL (SELECT ",
+    rights_entry!(),
+    "
+  AND sku = split_part(k, E'\\x1f', 1) AND node = split_part(k, E'\\x1f', 2)
+  AND epoch = split_part(k, E'\\x1f', 3)::integer LIMIT 1) AS r"
+);
 
 /// Fixed widths make the text of a key sort like its numbers.
 macro_rules! log_range {

@@ -15,7 +15,7 @@ use crate::domain::order::Event;
 use crate::ports::{Part, ScannedOrder, Snapshot, StoreError};
 use crate::reconcile::RightsLine;
 use crate::store::encode::{parsed, store_error};
-use crate::types::{OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
 pub(super) const ORDERS: &str = stored!(
     "WHERE o.order_id > $1 AND ($2::text IS NULL OR o.home_region = $2) ORDER BY o.order_id LIMIT $3"
@@ -25,9 +25,9 @@ pub(super) const EVENTS: &str = "
 SELECT order_id, events FROM order_events WHERE order_id = ANY($1::uuid[]) ORDER BY order_id, first_seq";
 
 pub(super) const RIGHTS: &str = "
-SELECT sku, node, owner, received, spent - released AS net_spent, withdrawn, granted_total,
-       (SELECT coalesce(sum(g.value::bigint), 0)::bigint FROM jsonb_each_text(granted) AS g) AS granted_sum, active
-FROM rights WHERE (sku, node, owner) > ($1, $2, $3) ORDER BY sku, node, owner LIMIT $4";
+SELECT sku, node, owner, epoch, received, spent - released AS net_spent, withdrawn, granted_total,
+       (SELECT coalesce(sum(g.value::bigint), 0)::bigint FROM jsonb_each_text(granted) AS g) AS granted_sum, ceiling
+FROM rights WHERE (sku, node, owner, epoch) > ($1, $2, $3, $4) ORDER BY sku, node, owner, epoch LIMIT $5";
 
 /// A connection inside a read-only transaction. Dropped, it is closed, and the transaction with it.
 pub(super) struct PgSnapshot {
@@ -94,13 +94,14 @@ impl Snapshot for PgSnapshot {
 
     async fn rights(
         &mut self,
-        after: Option<&(StockKey, RegionId)>,
+        after: Option<&(StockKey, Actor)>,
         limit: u32,
     ) -> Result<Vec<RightsLine>, StoreError> {
         let query = sqlx::query(RIGHTS)
             .bind(after.map_or("", |(key, _)| key.sku.as_str()))
             .bind(after.map_or("", |(key, _)| key.node.as_str()))
-            .bind(after.map_or("", |(_, owner)| owner.as_str()))
+            .bind(after.map_or("", |(_, owner)| owner.region.as_str()))
+            .bind(after.map_or(0, |(_, owner)| i32::try_from(owner.epoch.0).unwrap_or(i32::MAX)))
             .bind(i64::from(limit))
             .fetch_all(&mut *self.lease);
         let rows = within(self.deadline, query).await.map_err(store_error)?;
@@ -109,14 +110,16 @@ impl Snapshot for PgSnapshot {
 }
 
 fn rights_line(row: &PgRow) -> Result<RightsLine, sqlx::Error> {
+    let epoch: i32 = row.try_get("epoch")?;
+    let epoch = Epoch(u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?);
     Ok(RightsLine {
         key: StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? },
-        owner: parsed(row, "owner")?,
+        owner: Actor { region: parsed(row, "owner")?, epoch },
         received: row.try_get("received")?,
         net_spent: row.try_get("net_spent")?,
         withdrawn: row.try_get("withdrawn")?,
         granted_total: row.try_get("granted_total")?,
         granted_sum: row.try_get("granted_sum")?,
-        active: row.try_get("active")?,
+        ceiling: row.try_get("ceiling")?,
     })
 }

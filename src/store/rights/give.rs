@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, Row as _};
 
-use super::merge::{Movement, merge, raise_active, record, upsert_copies};
+use super::merge::{Movement, choose_own, merge, record, upsert_copies};
 use super::{
-    Ledgers, PgRights, StoredRow, execute, granted_json, nodes, parsed, read, signed, skus,
-    stored_row, unsigned,
+    Ledgers, PgRights, StoredRow, epoch_column, execute, nodes, parsed, read, signed, skus,
+    stored_row, units_json, unsigned,
 };
 use crate::escrow::{
     GiverDemand, KeyedRow, MergeError, NamedGrant, Refusal, SkuRows, TransferRequest, decide_grant,
@@ -16,16 +16,16 @@ use crate::escrow::{
 };
 use crate::ports::{Given, Moved};
 use crate::store::within;
-use crate::types::{NodeId, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, NodeId, Sku, StockKey, TransferId};
 
 pub(super) const LOCK_OWN_OF_SKU: &str = "
-SELECT version FROM rights WHERE owner = $1 AND sku = $2 ORDER BY sku, node FOR UPDATE";
+SELECT version FROM rights WHERE owner = $1 AND epoch = $2 AND sku = $3 ORDER BY sku, node FOR UPDATE";
 
 pub(super) const WRITE_GRANTS: &str = "
 UPDATE rights AS r SET version = u.version, granted = u.granted::jsonb, granted_total = u.granted_total
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[])
+FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])
      AS u(sku, node, version, granted, granted_total)
-WHERE r.owner = $1 AND r.sku = u.sku AND r.node = u.node";
+WHERE r.owner = $1 AND r.epoch = $2 AND r.sku = u.sku AND r.node = u.node";
 
 pub(super) const FIND_TRANSFERS: &str = "
 SELECT transfer_id, node, quantity FROM transfers WHERE transfer_id = ANY($1::uuid[])";
@@ -37,7 +37,6 @@ FROM transfers WHERE transfer_id = $1";
 impl PgRights {
     pub(super) async fn give_rights(
         &self,
-        asker: RegionId,
         request: &TransferRequest,
         demand: GiverDemand,
     ) -> Result<Given, sqlx::Error> {
@@ -59,8 +58,8 @@ impl PgRights {
         let mut lease = self.store.lease().await?;
         let given = within(self.store.deadline, async {
             execute(&mut lease, "BEGIN").await?;
-            self.make_own(&mut lease, &without_own(&known, &told, self.own())).await?;
-            let given = self.give_in(&mut lease, asker, request, &told, demand).await?;
+            self.make_own(&mut lease, &without_own(&known, &told, self.own)).await?;
+            let given = self.give_in(&mut lease, request, &told, demand).await?;
             execute(&mut lease, "COMMIT").await?;
             Ok(given)
         })
@@ -72,14 +71,14 @@ impl PgRights {
     async fn give_in(
         &self,
         connection: &mut PgConnection,
-        asker: RegionId,
         request: &TransferRequest,
         told: &[KeyedRow],
         demand: GiverDemand,
     ) -> Result<Given, sqlx::Error> {
         let sku = &request.sku;
         sqlx::query(LOCK_OWN_OF_SKU)
-            .bind(self.own().as_str())
+            .bind(self.own.region.as_str())
+            .bind(epoch_column(self.own))
             .bind(sku.as_str())
             .fetch_all(&mut *connection)
             .await?;
@@ -92,9 +91,9 @@ impl PgRights {
             return Ok(Given { rows: rows_of(&ledgers), learned, ..Given::default() });
         }
         let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
-        upsert_copies(connection, self.own(), &changed).await?;
-        if !learned.credited.is_empty() {
-            raise_active(connection, self.own(), &ledgers).await?;
+        upsert_copies(connection, self.own, &changed).await?;
+        if !learned.changed.is_empty() {
+            choose_own(connection, self.own, &ledgers).await?;
         }
         // Heard before: the same answer, so that the asker's books name what it got.
         let before = find_grants(connection, request.request, ledgers.keys()).await?;
@@ -104,8 +103,8 @@ impl PgRights {
         }
         let held = Self::grantable(&ledgers, &rows, request.node.as_ref());
         let spendable = held.values().copied().fold(0, u64::saturating_add);
-        let (need, want) = (request.need, request.want);
-        let grant = decide_grant(self.own(), spendable, asker, need, want, demand);
+        let (asker, need, want) = (request.asker, request.need, request.want);
+        let grant = decide_grant(self.own.region, spendable, asker.region, need, want, demand);
         let shares = spread(grant.units, &held);
         let grants = Self::grant(&mut ledgers, asker, request.request, &shares)?;
         self.write_grants(connection, sku, asker, &ledgers, &grants).await?;
@@ -134,7 +133,7 @@ impl PgRights {
     /// by which a repetition is recognized.
     fn grant(
         ledgers: &mut Ledgers,
-        asker: RegionId,
+        asker: Actor,
         request: TransferId,
         shares: &BTreeMap<NodeId, u64>,
     ) -> Result<BTreeMap<NodeId, NamedGrant>, sqlx::Error> {
@@ -153,7 +152,7 @@ impl PgRights {
         &self,
         connection: &mut PgConnection,
         sku: &Sku,
-        to: RegionId,
+        to: Actor,
         ledgers: &Ledgers,
         grants: &BTreeMap<NodeId, NamedGrant>,
     ) -> Result<(), sqlx::Error> {
@@ -166,11 +165,12 @@ impl PgRights {
             .filter_map(|(key, ledger)| Some((key, ledger.own_row(), grants.get(&key.node)?)))
             .collect();
         let done = sqlx::query(WRITE_GRANTS)
-            .bind(self.own().as_str())
+            .bind(self.own.region.as_str())
+            .bind(epoch_column(self.own))
             .bind(skus(granted.iter().map(|(key, ..)| *key)))
             .bind(nodes(granted.iter().map(|(key, ..)| *key)))
             .bind(granted.iter().map(|(_, row, _)| signed(row.version)).collect::<Vec<_>>())
-            .bind(granted.iter().map(|(_, row, _)| granted_json(row)).collect::<Vec<_>>())
+            .bind(granted.iter().map(|(_, row, _)| units_json(&row.granted)).collect::<Vec<_>>())
             .bind(granted.iter().map(|(_, row, _)| signed(row.granted_total())).collect::<Vec<_>>())
             .execute(&mut *connection)
             .await?;
@@ -182,8 +182,8 @@ impl PgRights {
             .map(|&(key, _, grant)| Movement {
                 transfer: grant.transfer.0,
                 key,
-                from: self.own(),
-                to,
+                from: self.own.region,
+                to: to.region,
                 units: grant.units,
             })
             .collect();
@@ -195,7 +195,7 @@ impl PgRights {
         &self,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, sqlx::Error> {
         let mut lease = self.store.lease().await?;
@@ -215,19 +215,19 @@ impl PgRights {
         connection: &mut PgConnection,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, sqlx::Error> {
         // The name first: of two that come at once under one name, whatever they ask for, the second
         // waits here and then finds the first.
-        let wanted = Movement { transfer: id.0, key, from: self.own(), to, units };
+        let wanted = Movement { transfer: id.0, key, from: self.own.region, to: to.region, units };
         if record(connection, "granted", &[wanted]).await? == 0 {
             let same: bool = sqlx::query_scalar(SAME_TRANSFER)
                 .bind(id.0)
                 .bind(key.sku.as_str())
                 .bind(key.node.as_str())
-                .bind(self.own().as_str())
-                .bind(to.as_str())
+                .bind(self.own.region.as_str())
+                .bind(to.region.as_str())
                 .bind(signed(units))
                 .fetch_one(connection)
                 .await?;
@@ -275,7 +275,7 @@ fn derived(request: TransferId, node: &NodeId) -> TransferId {
 fn without_own<'a>(
     known: &[StoredRow],
     told: &'a [KeyedRow],
-    own: RegionId,
+    own: Actor,
 ) -> BTreeSet<&'a StockKey> {
     let has_own =
         |key: &StockKey| known.iter().any(|row| row.keyed.owner == own && row.keyed.key == *key);

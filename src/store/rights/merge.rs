@@ -5,47 +5,69 @@
 //! region go the longer way, under the lock of the own row, whose ceiling is raised in the same
 //! transaction that stores the grant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Ledgers, PgRights, StoredRow, execute, granted_json, nodes, read, signed, skus};
-use crate::escrow::KeyedRow;
+use super::{
+    Ledgers, PgRights, StoredRow, epoch_column, execute, nodes, read, signed, skus, units_json,
+};
+use crate::escrow::{KeyedRow, Row, Slot};
 use crate::ports::{Credit, MergeReport};
 use crate::store::within;
-use crate::types::{RegionId, StockKey};
+use crate::types::{Actor, RegionId, StockKey};
 
 /// A row of version 0 carries the ceiling of an owner that has not written anything yet.
 pub(super) const FIRST_OWN: &str = "
-INSERT INTO rights (sku, node, owner, epoch, version)
-SELECT a, b, $1, $2, 0 FROM unnest($3::text[], $4::text[]) AS u(a, b)
+INSERT INTO rights (sku, node, owner, epoch, version, ballot_region)
+SELECT a, b, $1, $2, 0, $1 FROM unnest($3::text[], $4::text[]) AS u(a, b)
 ON CONFLICT DO NOTHING";
 
 pub(super) const LOCK_OWN: &str = "
 SELECT r.version
-FROM (SELECT * FROM unnest($2::text[], $3::text[]) AS u(sku, node) ORDER BY sku, node) AS u CROSS JOIN LATERAL (
-    SELECT r.version FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1
+FROM (SELECT * FROM unnest($3::text[], $4::text[]) AS u(sku, node) ORDER BY sku, node) AS u CROSS JOIN LATERAL (
+    SELECT r.version FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1 AND r.epoch = $2
     LIMIT 1 FOR UPDATE
 ) AS r";
 
-/// Newest value wins. Never an own row: `$1` is this region.
+/// The newer cells win, and the newer chosen value. Never an own row: `$1` and `$2` are this region and its
+/// incarnation.
 pub(super) const UPSERT_COPIES: &str = "
-INSERT INTO rights (sku, node, owner, epoch, version, received, granted, granted_total, spent, released, withdrawn)
-SELECT a, b, c, d, e, f, g::jsonb, h, i, j, k
-FROM unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::text[],
-            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]) AS u(a, b, c, d, e, f, g, h, i, j, k)
-WHERE c <> $1
-ON CONFLICT (sku, node, owner) DO UPDATE
-SET epoch = excluded.epoch, version = excluded.version, received = excluded.received, granted = excluded.granted,
-    granted_total = excluded.granted_total, spent = excluded.spent, released = excluded.released,
-    withdrawn = excluded.withdrawn
-WHERE (rights.epoch, rights.version) < (excluded.epoch, excluded.version)";
+INSERT INTO rights AS r (sku, node, owner, epoch, version, received, granted, granted_total, spent, released, withdrawn,
+                         ballot_round, ballot_region, sequence, ceiling, credits, credited_total)
+SELECT a, b, c, d, e, f, g::jsonb, h, i, j, k, l, m, n, o, p::jsonb, q
+FROM unnest($3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::text[],
+            $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::integer[], $15::text[], $16::bigint[],
+            $17::bigint[], $18::text[], $19::bigint[]) AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q)
+WHERE (c, d) <> ($1, $2)
+ON CONFLICT (sku, node, owner, epoch) DO UPDATE
+SET (version, received, granted, granted_total, spent, released, withdrawn) = (
+        SELECT newer.* FROM (SELECT excluded.version, excluded.received, excluded.granted, excluded.granted_total,
+                                    excluded.spent, excluded.released, excluded.withdrawn
+                             UNION ALL
+                             SELECT r.version, r.received, r.granted, r.granted_total, r.spent, r.released, r.withdrawn
+                            ) AS newer ORDER BY version DESC LIMIT 1),
+    (ballot_round, ballot_region, sequence, ceiling, credits, credited_total) = (
+        SELECT newer.* FROM (SELECT excluded.ballot_round, excluded.ballot_region COLLATE \"C\" AS region,
+                                    excluded.sequence, excluded.ceiling, excluded.credits, excluded.credited_total
+                             UNION ALL
+                             SELECT r.ballot_round, r.ballot_region COLLATE \"C\", r.sequence, r.ceiling, r.credits,
+                                    r.credited_total
+                            ) AS newer ORDER BY ballot_round DESC, region DESC, sequence DESC LIMIT 1)
+WHERE r.version < excluded.version
+   OR (r.ballot_round, r.ballot_region, r.sequence) < (excluded.ballot_round, excluded.ballot_region, excluded.sequence)";
 
-pub(super) const RAISE_ACTIVE: &str = "
-UPDATE rights AS r SET active = u.active
-FROM unnest($2::text[], $3::text[], $4::bigint[]) AS u(sku, node, active)
-WHERE r.owner = $1 AND r.sku = u.sku AND r.node = u.node AND r.active < u.active";
+/// What was chosen of own registers.
+pub(super) const CHOOSE_OWN: &str = "
+UPDATE rights AS r
+SET ballot_round = u.ballot_round, ballot_region = u.ballot_region, sequence = u.sequence, ceiling = u.ceiling,
+    credits = u.credits::jsonb, credited_total = u.credited_total
+FROM (SELECT *, $1::text AS owner, $2::integer AS epoch
+      FROM unnest($3::text[], $4::text[], $5::integer[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])
+           AS u(sku, node, ballot_round, ballot_region, sequence, ceiling, credits, credited_total)) AS u
+WHERE r.sku = u.sku AND r.node = u.node AND r.owner = u.owner AND r.epoch = u.epoch
+  AND (r.ballot_round, r.ballot_region, r.sequence) < (u.ballot_round, u.ballot_region, u.sequence)";
 
 pub(super) const RECORD_TRANSFERS: &str = "
 INSERT INTO transfers (transfer_id, sku, node, from_region, to_region, quantity, state, at_ms)
@@ -79,11 +101,13 @@ impl PgRights {
         }
         let known = self.read_keys(keys.iter().copied()).await?;
         let report = merge(&mut self.ledgers_of(&known, keys), rows);
-        let (for_us, for_others): (Vec<&KeyedRow>, Vec<&KeyedRow>) =
-            report.changed.iter().partition(|row| report.credited.contains_key(&row.key));
+        let (for_us, for_others): (Vec<&KeyedRow>, Vec<&KeyedRow>) = report
+            .changed
+            .iter()
+            .partition(|row| row.owner == self.own || report.credited.contains_key(&row.key));
         if !for_others.is_empty() {
             let mut lease = self.store.lease().await?;
-            let upsert = upsert_copies(&mut lease, self.own(), &for_others);
+            let upsert = upsert_copies(&mut lease, self.own, &for_others);
             within(self.store.deadline, upsert).await?;
             lease.keep();
         }
@@ -108,17 +132,15 @@ impl PgRights {
             let mut ledgers = self.lock(&mut lease, &keys).await?;
             let report = merge(&mut ledgers, &rows);
             let changed: Vec<&KeyedRow> = report.changed.iter().collect();
-            upsert_copies(&mut lease, self.own(), &changed).await?;
-            if !report.credited.is_empty() {
-                raise_active(&mut lease, self.own(), &ledgers).await?;
-            }
+            upsert_copies(&mut lease, self.own, &changed).await?;
+            choose_own(&mut lease, self.own, &ledgers).await?;
             let movements: Vec<Movement<'_>> = credits
                 .iter()
                 .map(|credit| Movement {
                     transfer: credit.transfer.0,
                     key: &credit.key,
                     from: credit.from,
-                    to: self.own(),
+                    to: self.own.region,
                     units: credit.units,
                 })
                 .collect();
@@ -140,7 +162,8 @@ impl PgRights {
     ) -> Result<Ledgers, sqlx::Error> {
         self.make_own(connection, keys).await?;
         sqlx::query(LOCK_OWN)
-            .bind(self.own().as_str())
+            .bind(self.own.region.as_str())
+            .bind(epoch_column(self.own))
             .bind(skus(keys.iter().copied()))
             .bind(nodes(keys.iter().copied()))
             .fetch_all(&mut *connection)
@@ -163,8 +186,8 @@ impl PgRights {
             return Ok(());
         }
         sqlx::query(FIRST_OWN)
-            .bind(self.own().as_str())
-            .bind(self.epoch_column())
+            .bind(self.own.region.as_str())
+            .bind(epoch_column(self.own))
             .bind(skus(keys.iter().copied()))
             .bind(nodes(keys.iter().copied()))
             .execute(connection)
@@ -197,58 +220,96 @@ pub(super) fn merge(ledgers: &mut Ledgers, rows: &[KeyedRow]) -> MergeReport {
 /// Stores copies. Of several rows of one key and owner only the newest may be among them.
 pub(super) async fn upsert_copies(
     connection: &mut PgConnection,
-    own: RegionId,
+    own: Actor,
     rows: &[&KeyedRow],
 ) -> Result<(), sqlx::Error> {
     let rows = newest(rows);
     if rows.is_empty() {
         return Ok(());
     }
-    let column = |of: fn(&crate::escrow::Row) -> u64| -> Vec<i64> {
-        rows.iter().map(|row| signed(of(&row.row))).collect()
-    };
-    let epoch = |row: &&KeyedRow| i32::try_from(row.row.epoch.0).unwrap_or(i32::MAX);
+    let column =
+        |of: fn(&Row) -> u64| -> Vec<i64> { rows.iter().map(|row| signed(of(&row.row))).collect() };
+    let chosen = ChosenColumns::of(rows.iter().map(|row| &row.row));
     sqlx::query(UPSERT_COPIES)
-        .bind(own.as_str())
+        .bind(own.region.as_str())
+        .bind(epoch_column(own))
         .bind(skus(rows.iter().map(|row| &row.key)))
         .bind(nodes(rows.iter().map(|row| &row.key)))
-        .bind(rows.iter().map(|row| row.owner.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(epoch).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.owner.region.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| epoch_column(row.owner)).collect::<Vec<_>>())
         .bind(column(|row| row.version))
         .bind(column(|row| row.received))
-        .bind(rows.iter().map(|row| granted_json(&row.row)).collect::<Vec<_>>())
-        .bind(column(crate::escrow::Row::granted_total))
+        .bind(rows.iter().map(|row| units_json(&row.row.granted)).collect::<Vec<_>>())
+        .bind(column(Row::granted_total))
         .bind(column(|row| row.spent))
         .bind(column(|row| row.released))
         .bind(column(|row| row.withdrawn))
+        .bind(chosen.rounds)
+        .bind(chosen.regions)
+        .bind(chosen.sequences)
+        .bind(chosen.ceilings)
+        .bind(chosen.credits)
+        .bind(chosen.credited)
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// The newest row of each key and owner, in that order: a statement can't change one row twice, and
-/// two statements that change rows in one order don't wait for each other in a circle.
-fn newest<'a>(rows: &[&'a KeyedRow]) -> Vec<&'a KeyedRow> {
-    let mut newest = std::collections::BTreeMap::new();
-    for &row in rows {
-        let kept = newest.entry((&row.key, row.owner)).or_insert(row);
-        if row.row.supersedes(&kept.row) {
-            *kept = row;
+/// The chosen values of rows, as columns.
+struct ChosenColumns<'a> {
+    rounds: Vec<i32>,
+    regions: Vec<&'a str>,
+    sequences: Vec<i64>,
+    ceilings: Vec<i64>,
+    credits: Vec<String>,
+    credited: Vec<i64>,
+}
+
+impl<'a> ChosenColumns<'a> {
+    fn of(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
+        let slots = rows.map(|row| &row.chosen);
+        let round = |slot: &Slot| i32::try_from(slot.ballot.round).unwrap_or(i32::MAX);
+        Self {
+            rounds: slots.clone().map(round).collect(),
+            regions: slots.clone().map(|slot| slot.ballot.region.as_str()).collect(),
+            sequences: slots.clone().map(|slot| signed(slot.sequence)).collect(),
+            ceilings: slots.clone().map(|slot| signed(slot.value.ceiling)).collect(),
+            credits: slots.clone().map(|slot| units_json(&slot.value.credits)).collect(),
+            credited: slots.map(|slot| signed(slot.value.credited())).collect(),
         }
+    }
+}
+
+/// One row of each key and owner, the newer halves of them joined, in that order: a statement can't
+/// change one row twice, and two statements that change rows in one order don't wait for each other in a
+/// circle.
+fn newest(rows: &[&KeyedRow]) -> Vec<KeyedRow> {
+    let mut newest: BTreeMap<(&StockKey, Actor), KeyedRow> = BTreeMap::new();
+    for &row in rows {
+        let kept = newest.entry((&row.key, row.owner)).or_insert_with(|| row.clone());
+        kept.row = row.row.clone().joined(&kept.row);
     }
     newest.into_values().collect()
 }
 
-pub(super) async fn raise_active(
+/// Stores what is chosen of the own registers, where that is newer.
+pub(super) async fn choose_own(
     connection: &mut PgConnection,
-    own: RegionId,
+    own: Actor,
     ledgers: &Ledgers,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(RAISE_ACTIVE)
-        .bind(own.as_str())
+    let chosen = ChosenColumns::of(ledgers.values().map(crate::escrow::Ledger::own_row));
+    sqlx::query(CHOOSE_OWN)
+        .bind(own.region.as_str())
+        .bind(epoch_column(own))
         .bind(skus(ledgers.keys()))
         .bind(nodes(ledgers.keys()))
-        .bind(ledgers.values().map(|ledger| signed(ledger.active())).collect::<Vec<_>>())
+        .bind(chosen.rounds)
+        .bind(chosen.regions)
+        .bind(chosen.sequences)
+        .bind(chosen.ceilings)
+        .bind(chosen.credits)
+        .bind(chosen.credited)
         .execute(connection)
         .await?;
     Ok(())

@@ -18,9 +18,11 @@ use sqlx::postgres::PgRow;
 
 use super::PgStore;
 use super::encode::{from_json, parsed, signed, store_error, unsigned};
-use crate::escrow::{Digest, GiverDemand, KeyedRow, Ledger, Row, TransferRequest};
+use crate::escrow::{
+    Ballot, Digest, GiverDemand, KeyedRow, Ledger, Row, Slot, TransferRequest, Value,
+};
 use crate::ports::{Credit, Given, MergeReport, Moved, RightsStore, SkuLedgers, StoreError};
-use crate::types::{Epoch, RegionId, Sku, StockKey, TransferId};
+use crate::types::{Actor, Epoch, Sku, StockKey, TransferId};
 
 /// Every statement of this module.
 pub(super) const STATEMENTS: &[&str] = &[
@@ -31,7 +33,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     merge::FIRST_OWN,
     merge::LOCK_OWN,
     merge::UPSERT_COPIES,
-    merge::RAISE_ACTIVE,
+    merge::CHOOSE_OWN,
     merge::RECORD_TRANSFERS,
     give::LOCK_OWN_OF_SKU,
     give::WRITE_GRANTS,
@@ -43,13 +45,12 @@ pub(super) const STATEMENTS: &[&str] = &[
 #[derive(Debug, Clone)]
 pub struct PgRights {
     store: PgStore,
-    epoch: Epoch,
+    own: Actor,
 }
 
 /// A row with what only its owner's region and its node's state say about it.
 struct StoredRow {
     keyed: KeyedRow,
-    active: u64,
     /// `None`: the catalogue does not know the node yet.
     node_active: Option<bool>,
 }
@@ -60,15 +61,8 @@ type Ledgers = BTreeMap<StockKey, Ledger>;
 impl PgRights {
     /// The rights rows in `store`, of the region's incarnation `epoch`.
     pub fn new(store: PgStore, epoch: Epoch) -> Self {
-        Self { store, epoch }
-    }
-
-    fn own(&self) -> RegionId {
-        self.store.region
-    }
-
-    fn epoch_column(&self) -> i32 {
-        i32::try_from(self.epoch.0).expect("epochs are counted by people")
+        let own = Actor { region: store.region, epoch };
+        Self { store, own }
     }
 
     /// Builds the ledgers of the keys that the rows name, and of `keys`, of which nothing may be stored.
@@ -77,18 +71,12 @@ impl PgRights {
         rows: &[StoredRow],
         keys: impl IntoIterator<Item = &'a StockKey>,
     ) -> Ledgers {
-        let mut by_key: BTreeMap<StockKey, (BTreeMap<RegionId, Row>, u64)> =
-            keys.into_iter().map(|key| (key.clone(), Default::default())).collect();
-        for StoredRow { keyed, active, .. } in rows {
-            let (rows, own_active) = by_key.entry(keyed.key.clone()).or_default();
-            rows.insert(keyed.owner, keyed.row.clone());
-            if keyed.owner == self.own() {
-                *own_active = *active;
-            }
+        let mut by_key: BTreeMap<StockKey, BTreeMap<Actor, Row>> =
+            keys.into_iter().map(|key| (key.clone(), BTreeMap::new())).collect();
+        for StoredRow { keyed, .. } in rows {
+            by_key.entry(keyed.key.clone()).or_default().insert(keyed.owner, keyed.row.clone());
         }
-        let ledger =
-            |(key, (rows, active))| (key, Ledger::from_rows(self.own(), self.epoch, rows, active));
-        by_key.into_iter().map(ledger).collect()
+        by_key.into_iter().map(|(key, rows)| (key, Ledger::from_rows(self.own, rows))).collect()
     }
 }
 
@@ -110,7 +98,7 @@ impl RightsStore for PgRights {
         keys: &std::collections::BTreeSet<StockKey>,
     ) -> Result<Vec<KeyedRow>, StoreError> {
         let rows = self.read_keys(keys.iter()).await.map_err(store_error)?;
-        let written = rows.into_iter().map(|row| row.keyed).filter(|row| row.row.version > 0);
+        let written = rows.into_iter().map(|row| row.keyed).filter(|row| !row.row.is_blank());
         Ok(written.collect())
     }
 
@@ -124,18 +112,17 @@ impl RightsStore for PgRights {
 
     async fn give(
         &self,
-        asker: RegionId,
         request: &TransferRequest,
         demand: GiverDemand,
     ) -> Result<Given, StoreError> {
-        self.give_rights(asker, request, demand).await.map_err(store_error)
+        self.give_rights(request, demand).await.map_err(store_error)
     }
 
     async fn transfer(
         &self,
         id: TransferId,
         key: &StockKey,
-        to: RegionId,
+        to: Actor,
         units: u64,
     ) -> Result<Moved, StoreError> {
         self.transfer_rights(id, key, to, units).await.map_err(store_error)
@@ -147,7 +134,7 @@ impl RightsStore for PgRights {
 
     async fn rows_in(
         &self,
-        owner: RegionId,
+        owner: Actor,
         bucket: u8,
         after: Option<&StockKey>,
         limit: usize,
@@ -157,26 +144,45 @@ impl RightsStore for PgRights {
 }
 
 fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
-    let epoch: i32 = row.try_get("epoch")?;
+    Ok(StoredRow { keyed: keyed_row(row)?, node_active: row.try_get("node_active")? })
+}
+
+/// The columns of a rights row.
+pub(super) fn keyed_row(row: &PgRow) -> Result<KeyedRow, sqlx::Error> {
+    let counted = |name: &str| -> Result<u32, sqlx::Error> {
+        let number: i32 = row.try_get(name)?;
+        u32::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    };
     let cells = Row {
-        epoch: Epoch(u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
         version: unsigned(row, "version")?,
         received: unsigned(row, "received")?,
         granted: from_json(row.try_get("granted")?)?,
         spent: unsigned(row, "spent")?,
         released: unsigned(row, "released")?,
         withdrawn: unsigned(row, "withdrawn")?,
+        chosen: Slot {
+            ballot: Ballot {
+                round: counted("ballot_round")?,
+                region: parsed(row, "ballot_region")?,
+            },
+            sequence: unsigned(row, "sequence")?,
+            value: Value {
+                ceiling: unsigned(row, "ceiling")?,
+                credits: from_json(row.try_get("credits")?)?,
+            },
+        },
     };
     let key = StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? };
-    Ok(StoredRow {
-        keyed: KeyedRow { key, owner: parsed(row, "owner")?, row: cells },
-        active: unsigned(row, "active")?,
-        node_active: row.try_get("node_active")?,
-    })
+    let owner = Actor { region: parsed(row, "owner")?, epoch: Epoch(counted("epoch")?) };
+    Ok(KeyedRow { key, owner, row: cells })
 }
 
-fn granted_json(row: &Row) -> String {
-    serde_json::to_string(&row.granted).expect("names and numbers have a JSON form")
+fn units_json(units: &BTreeMap<Actor, u64>) -> String {
+    serde_json::to_string(units).expect("names and numbers have a JSON form")
+}
+
+fn epoch_column(actor: Actor) -> i32 {
+    i32::try_from(actor.epoch.0).unwrap_or(i32::MAX)
 }
 
 fn skus<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {

@@ -2,16 +2,17 @@
 
 use futures::TryStreamExt as _;
 
-use super::{PgRights, StoredRow, nodes, skus, stored_row};
+use super::{PgRights, StoredRow, epoch_column, nodes, skus, stored_row};
 use crate::escrow::{Digest, KeyedRow};
 use crate::store::within;
-use crate::types::{RegionId, Sku, StockKey};
+use crate::types::{Actor, Sku, StockKey};
 
 macro_rules! select_rights {
     ($rest:literal) => {
         concat!(
             "SELECT r.sku, r.node, r.owner, r.epoch, r.version, r.received, r.granted::text AS granted, ",
-            "r.spent, r.released, r.withdrawn, r.active, n.active AS node_active ",
+            "r.spent, r.released, r.withdrawn, r.ballot_round, r.ballot_region, r.sequence, r.ceiling, ",
+            "r.credits::text AS credits, n.active AS node_active ",
             "FROM rights r LEFT JOIN nodes n ON n.node = r.node ",
             $rest
         )
@@ -31,13 +32,13 @@ const PAGE_ROWS: i64 = 5_000;
 /// be half the cost.
 pub(super) const PAGE: &str = "
 SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spent, released, withdrawn,
-       active, true AS node_active
-FROM rights WHERE (sku, node, owner) > ($1, $2, $3) ORDER BY sku, node, owner LIMIT $4";
+       ballot_round, ballot_region, sequence, ceiling, credits::text AS credits, true AS node_active
+FROM rights WHERE (sku, node, owner, epoch) > ($1, $2, $3, $4) ORDER BY sku, node, owner, epoch LIMIT $5";
 
 /// The bucket of a key as [`crate::escrow::bucket_of`] computes it; a test holds them together.
 pub(super) const OF_BUCKET: &str = select_rights!(
-    "WHERE r.owner = $1 AND rights_bucket(r.sku, r.node) = $2 AND r.version > 0
-AND (r.sku, r.node) > ($3, $4) ORDER BY r.sku, r.node LIMIT $5"
+    "WHERE r.owner = $1 AND r.epoch = $2 AND rights_bucket(r.sku, r.node) = $3 AND (r.version > 0 OR r.sequence > 0)
+AND (r.sku, r.node) > ($4, $5) ORDER BY r.sku, r.node LIMIT $6"
 );
 
 impl PgRights {
@@ -64,7 +65,7 @@ impl PgRights {
     /// a comparison that finds them different pulls rows that turn out to be known.
     pub(super) async fn read_digest(&self) -> Result<Digest, sqlx::Error> {
         let mut digest = Digest::default();
-        let mut after = (String::new(), String::new(), String::new());
+        let mut after = (String::new(), String::new(), String::new(), 0);
         loop {
             let mut lease = self.store.lease().await?;
             let page = async {
@@ -72,6 +73,7 @@ impl PgRights {
                     .bind(&after.0)
                     .bind(&after.1)
                     .bind(&after.2)
+                    .bind(after.3)
                     .bind(PAGE_ROWS)
                     .fetch(&mut *lease);
                 let (mut count, mut last) = (0, None);
@@ -87,7 +89,8 @@ impl PgRights {
             lease.keep();
             match last {
                 Some((key, owner)) if count == PAGE_ROWS => {
-                    after = (key.sku.to_string(), key.node.to_string(), owner.to_string());
+                    let (sku, node) = (key.sku.to_string(), key.node.to_string());
+                    after = (sku, node, owner.region.to_string(), epoch_column(owner));
                 }
                 _ => return Ok(digest),
             }
@@ -96,14 +99,15 @@ impl PgRights {
 
     pub(super) async fn read_bucket(
         &self,
-        owner: RegionId,
+        owner: Actor,
         bucket: u8,
         after: Option<&StockKey>,
         limit: usize,
     ) -> Result<Vec<KeyedRow>, sqlx::Error> {
         let mut lease = self.store.lease().await?;
         let query = sqlx::query(OF_BUCKET)
-            .bind(owner.as_str())
+            .bind(owner.region.as_str())
+            .bind(epoch_column(owner))
             .bind(i32::from(bucket))
             .bind(after.map_or("", |key| key.sku.as_str()))
             .bind(after.map_or("", |key| key.node.as_str()))

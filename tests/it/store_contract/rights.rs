@@ -7,13 +7,17 @@ use entrepot::escrow::{
     GiverDemand, KeyedRow, MergeError, Row, SkuRows, TransferRequest, bucket_of,
 };
 use entrepot::ports::{Credit, Moved};
-use entrepot::types::{Epoch, TransferId};
+use entrepot::types::{Actor, Epoch, TransferId};
 
 use super::stock::{change, key, put_node};
 use super::{Kind, Subject, two};
 
 fn received(units: u64) -> StockDelta {
     StockDelta { received: units, ..StockDelta::default() }
+}
+
+fn actor(subject: &Subject) -> Actor {
+    Actor { region: subject.region, epoch: Epoch::FIRST }
 }
 
 fn name(number: u128) -> TransferId {
@@ -29,9 +33,9 @@ pub(super) async fn a_newer_copy_wins_and_brings_its_rights_once(kind: Kind) {
     let (a, b) = two(kind).await;
     put_node(&b, "n", "a", true, 1).await;
     let x = key("x", "n");
-    let granted = BTreeMap::from([(b.region, 3)]);
-    let row = |version, granted| Row { version, received: 9, granted, ..Row::new(Epoch::FIRST) };
-    let keyed = |row| KeyedRow { key: x.clone(), owner: a.region, row };
+    let granted = BTreeMap::from([(actor(&b), 3)]);
+    let row = |version, granted| Row { version, received: 9, granted, ..Row::new(actor(&a)) };
+    let keyed = |row| KeyedRow { key: x.clone(), owner: actor(&a), row };
     let credit = Credit { transfer: name(1), key: x.clone(), from: a.region, units: 3 };
     let (old, new) = (keyed(row(1, BTreeMap::new())), keyed(row(2, granted)));
     let report = b.rights.merge(std::slice::from_ref(&old), &[]).await.unwrap();
@@ -48,7 +52,8 @@ pub(super) async fn a_newer_copy_wins_and_brings_its_rights_once(kind: Kind) {
     change(&b, &x, StockDelta { spent: 3, ..spent }).await.unwrap();
 
     // A peer that knows more of our own row than we do: we forgot something.
-    let own = KeyedRow { owner: b.region, ..keyed(row(9, BTreeMap::new())) };
+    let newer = Row { version: 9, received: 9, ..Row::new(actor(&b)) };
+    let own = KeyedRow { owner: actor(&b), ..keyed(newer) };
     let report = b.rights.merge(&[own], &[]).await.unwrap();
     assert!(matches!(report.refused.as_slice(), [(_, MergeError::Amnesia { .. })]), "{report:?}");
     let alone = b.store.may_sell_alone().await.unwrap();
@@ -64,6 +69,7 @@ pub(super) async fn a_request_is_granted_once(kind: Kind) {
     }
     let request = TransferRequest {
         request: name(7),
+        asker: actor(&b),
         sku: "x".parse().unwrap(),
         node: None,
         need: 6,
@@ -71,27 +77,27 @@ pub(super) async fn a_request_is_granted_once(kind: Kind) {
         rows: SkuRows::new(),
     };
     let nobody = GiverDemand::default();
-    let given = a.rights.give(b.region, &request, nobody).await.unwrap();
+    let given = a.rights.give(&request, nobody).await.unwrap();
     let units: u64 = given.grants.values().map(|grant| grant.units).sum();
     assert_eq!((units, given.grants.len(), spendable(&a).await), (6, 2, 2));
     assert!(given.grants.values().any(|grant| grant.transfer == name(7)));
-    let again = a.rights.give(b.region, &request, nobody).await.unwrap();
+    let again = a.rights.give(&request, nobody).await.unwrap();
     assert_eq!((again.grants, spendable(&a).await), (given.grants, 2));
     // Another request, at one node only; then there is nothing left to give.
     let node = Some("m".parse().unwrap());
     let held = a.rights.ledgers(&request.sku).await.unwrap()[node.as_ref().unwrap()].spendable();
     let only = TransferRequest { request: name(8), node, ..request.clone() };
-    let given = a.rights.give(b.region, &only, nobody).await.unwrap();
+    let given = a.rights.give(&only, nobody).await.unwrap();
     assert_eq!(given.grants.values().map(|grant| grant.units).sum::<u64>(), held);
     let rest = TransferRequest { request: name(9), ..request.clone() };
-    a.rights.give(b.region, &rest, nobody).await.unwrap();
+    a.rights.give(&rest, nobody).await.unwrap();
     let empty = TransferRequest { request: name(10), ..request };
-    let given = a.rights.give(b.region, &empty, nobody).await.unwrap();
+    let given = a.rights.give(&empty, nobody).await.unwrap();
     assert_eq!((given.grants.len(), spendable(&a).await), (0, 0));
     // What the giver answers is what it granted.
     let rows = &given.rows;
     let told: u64 =
-        rows.values().filter_map(|rows| rows.get(&a.region)).map(Row::granted_total).sum();
+        rows.values().filter_map(|rows| rows.get(&actor(&a))).map(Row::granted_total).sum();
     assert_eq!(told, 8);
 }
 
@@ -101,7 +107,7 @@ pub(super) async fn a_transfers_name_stands_for_one_transfer(kind: Kind) {
     let x = key("x", "n");
     change(&a, &x, received(5)).await.unwrap();
     let transfer =
-        async |id, units| a.rights.transfer(name(id), &x, b.region, units).await.unwrap();
+        async |id, units| a.rights.transfer(name(id), &x, actor(&b), units).await.unwrap();
     assert_eq!(transfer(1, 6).await, Moved::Insufficient { spendable: 5 });
     assert_eq!(transfer(1, 2).await, Moved::Done, "a refusal takes no name");
     assert_eq!(transfer(1, 2).await, Moved::Replayed);
@@ -117,12 +123,12 @@ pub(super) async fn equal_rows_have_equal_sums_and_are_paged_by_bucket(kind: Kin
         change(&a, key, received(1)).await.unwrap();
     }
     let bucket = bucket_of(&keys[0]);
-    let all = a.rights.rows_in(a.region, bucket, None, 99).await.unwrap();
+    let all = a.rights.rows_in(actor(&a), bucket, None, 99).await.unwrap();
     let expected: Vec<_> = keys.iter().filter(|key| bucket_of(key) == bucket).cloned().collect();
     assert_eq!(all.iter().map(|row| row.key.clone()).collect::<Vec<_>>(), expected);
-    let page = a.rights.rows_in(a.region, bucket, Some(&expected[0]), 1).await.unwrap();
+    let page = a.rights.rows_in(actor(&a), bucket, Some(&expected[0]), 1).await.unwrap();
     assert_eq!(page.first(), all.get(1));
-    assert_eq!(a.rights.rows_in(b.region, bucket, None, 99).await.unwrap(), []);
+    assert_eq!(a.rights.rows_in(actor(&b), bucket, None, 99).await.unwrap(), []);
     let wanted: BTreeSet<_> = keys.iter().cloned().collect();
     let rows = a.rights.rows(&wanted).await.unwrap();
     assert_eq!(rows.len(), keys.len());

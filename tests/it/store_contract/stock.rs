@@ -54,7 +54,8 @@ pub(super) async fn nothing_is_sold_beyond_the_ceiling_nor_given_back_twice(kind
     change(&a, &x, StockDelta { spent: 5, released: 1, ..StockDelta::default() }).await.unwrap();
     let rows = a.store.rights_of(&x.sku).await.unwrap();
     let [row] = rows.as_slice() else { panic!("{rows:?}") };
-    let cells = (row.row.version, row.row.received, row.row.spent, row.row.released, row.active);
+    let row = &row.row;
+    let cells = (row.version, row.received, row.spent, row.released, row.chosen.value.ceiling);
     assert_eq!(cells, (4, 5, 9, 4, 5));
     let alone = a.store.may_sell_alone().await.unwrap();
     assert_eq!(alone.get(&a.region), None, "nothing is left");

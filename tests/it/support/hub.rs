@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use entrepot::ports::{Bus, BusError, Delivery, Reachability, RequestHandler, RequestKind};
 use entrepot::replication::{Envelope, Heartbeat, Position};
-use entrepot::types::RegionId;
+use entrepot::types::{Epoch, RegionId};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
@@ -72,6 +72,10 @@ pub(crate) struct Port {
 impl Reachability for Port {
     fn reachable(&self) -> Vec<RegionId> {
         self.peers().into_iter().filter(|&peer| !self.hub.is_cut(self.own, peer)).collect()
+    }
+
+    fn epoch_of(&self, _peer: RegionId) -> Option<Epoch> {
+        Some(Epoch::FIRST)
     }
 }
 

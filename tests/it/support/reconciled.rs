@@ -23,7 +23,7 @@ use entrepot::replication::{PULL_ENVELOPES_MAX, Position};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::{PgRights, PgStore};
 use entrepot::types::{
-    Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, ReportId, SagaId, StockKey,
+    Actor, Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, ReportId, SagaId, StockKey,
 };
 use sqlx::Executor as _;
 
@@ -121,6 +121,7 @@ impl Helpers for TestHelpers {
 
 async fn copy_rows(from: &PgRights, to: &PgRights, owner: RegionId) -> Result<usize, StoreError> {
     let mut changed = 0;
+    let owner = Actor { region: owner, epoch: Epoch::FIRST };
     for bucket in 0..entrepot::escrow::BUCKETS {
         let rows = from.rows_in(owner, bucket, None, 100).await?;
         changed += to.merge(&rows, &[]).await?.changed.len();
