@@ -79,7 +79,7 @@ async fn each_fault_of_rights_is_told_under_its_class() {
         (Class::ReservationNotInRights, "a", "a", set("spent = spent + 1, version = version + 1")),
         (Class::RightsCellDiffers, "b", "b", set("received = received + 1")),
         (Class::RightsNotConserved, "a", "a", set("granted_total = granted_total + 1")),
-        (Class::RightsOverdrawn, "a", "a", set("active = 1")),
+        (Class::RightsOverdrawn, "a", "a", set("ceiling = 1")),
         (Class::RightsForgotten, "b", "b", set("version = version + 1")),
     ])
     .await;
