@@ -48,7 +48,7 @@ pub use message::{
     TransferRequest,
 };
 pub use rate::SpendRate;
-pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, plan as plan_rebalance};
+pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, own_share, plan as plan_rebalance};
 pub use register::{
     Acceptance, Ballot, Preempted, Slot, Value, answer_accept, answer_prepare, majority, newest,
 };

@@ -2,14 +2,16 @@
 //!
 //! Each region plans for itself, from its own rate of sale and what the peers' rows tell of theirs, and
 //! only ever *asks*: the giver decides (`grant`). The aim is that all regions run out at the same time,
-//! so each one's share is the whole stock in the proportion of the rates. Three rules keep it quiet:
+//! so each one's share is the whole stock in the proportion of the rates. Four rules keep it quiet:
 //!
 //! - nothing is asked for that is less than [`HYSTERESIS_PERCENT`] of what the giver has too much,
 //! - where nothing sells, nothing is asked for, so idle stock stays where it is,
 //! - when so little is left that a share would be a handful of units, shares make refusals: N regions
 //!   need √N times the margin. The rest gathers in the one region that sells most, and the others ask
 //!   it order by order. The region that holds most of it counts as the one that sells most until
-//!   another sells [`GATHER_RATIO`] times as fast, so that two equals don't pass it to and fro.
+//!   another sells [`GATHER_RATIO`] times as fast, so that two equals don't pass it to and fro,
+//! - a giver keeps its own share, as it sees the shares ([`own_share`]): two regions that each missed
+//!   some of the other's sales believe that they sell more, and would take the same units in turn.
 //!
 //! How often a key may be asked for is the driver's affair: once in [`PROTECTED_ROUND_MS`] per peer.
 
@@ -69,6 +71,11 @@ pub fn plan(own: RegionId, standings: &BTreeMap<RegionId, Standing>) -> Option<W
     (units > 0 && worth_it).then_some(Wish { from, units })
 }
 
+/// What a giver keeps when it is asked for units that no order needs yet.
+pub fn own_share(own: RegionId, standings: &BTreeMap<RegionId, Standing>) -> u64 {
+    shares(standings).get(&own).copied().unwrap_or(0)
+}
+
 /// How many units each region should hold; empty when nobody sells, and everything stays.
 fn shares(standings: &BTreeMap<RegionId, Standing>) -> BTreeMap<RegionId, u64> {
     let total: u128 = standings.values().map(|standing| u128::from(standing.rights)).sum();
@@ -105,6 +112,7 @@ fn gatherer(standings: &BTreeMap<RegionId, Standing>) -> Option<RegionId> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{GiverDemand, decide_grant};
     use super::*;
     use proptest::prelude::*;
 
@@ -157,6 +165,28 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever the two believe of each other: after a giver has answered a wish, it has none itself
+        /// to the one it gave to.
+        #[test]
+        fn what_was_given_to_a_wish_is_not_wished_back(
+            held in (0u64..400, 0u64..400),
+            giver_thinks in (0u64..20, 0u64..20),
+            asker_thinks in (0u64..20, 0u64..20),
+        ) {
+            let (a, b) = (region("a"), region("b"));
+            let beliefs = |(of_a, of_b): (u64, u64), (a, b): (u64, u64)| {
+                standings(&[("a", a, of_a), ("b", b, of_b)])
+            };
+            if let Some(wish) = plan(a, &beliefs(asker_thinks, held)) {
+                let expected = own_share(b, &beliefs(giver_thinks, held));
+                let demand = GiverDemand { waiting: 0, expected };
+                let given = decide_grant(b, held.1, a, 0, wish.units, demand).units;
+                let after = (held.0 + given, held.1 - given);
+                let back = plan(b, &beliefs(giver_thinks, after));
+                prop_assert!(given == 0 || back.is_none(), "{given} given, {back:?} wished back");
+            }
+        }
+
         /// With any steady demand, what moves is bounded by what is sold plus one evening out per
         /// region: no ping-pong, and with no sale everything comes to rest.
         #[test]

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::escrow::{
-    KeyedRow, Ledger, PROTECTED_ROUND_MS, Row, SkuRows, SpendRate, Standing, plan_rebalance,
+    KeyedRow, Ledger, PROTECTED_ROUND_MS, Row, SkuRows, SpendRate, Standing, own_share,
+    plan_rebalance,
 };
-use crate::types::{Actor, RegionId, Sku, StockKey};
+use crate::types::{Actor, NodeId, RegionId, Sku, StockKey};
 
 /// Keys on the board. At some 500 bytes each, a hundred thousand take 50 MB; what sells beyond them is
 /// served on demand.
@@ -82,6 +83,18 @@ impl Board {
         let of_sku = keys.iter().filter(|(key, _)| key.sku == *sku);
         let own = of_sku.filter_map(|(_, entry)| entry.actors.get(&self.own));
         own.map(|seen| seen.rate.units_within(PROTECTED_ROUND_MS)).fold(0, u64::saturating_add)
+    }
+
+    /// This region's share of a SKU, at one node or at all, as it sees the shares: what it keeps when a peer
+    /// would like more.
+    pub fn share(&self, sku: &Sku, node: Option<&NodeId>, reachable: &[RegionId]) -> u64 {
+        let keys = self.keys.lock().expect("no panic while held");
+        let wanted = |key: &StockKey| key.sku == *sku && node.is_none_or(|node| *node == key.node);
+        let shares = keys
+            .iter()
+            .filter(|(key, _)| wanted(key))
+            .map(|(_, entry)| own_share(self.own.region, &entry.standings(self.own, reachable)));
+        shares.fold(0, u64::saturating_add)
     }
 
     /// What to ask for now, the keys that run out first before the others. Whoever is asked is left

@@ -34,9 +34,17 @@ impl Giver {
         if !(rights.may_give)() {
             return Err("this region forgot what it sold and gives nothing away".to_owned());
         }
+        let (sku, node) = (&request.sku, request.node.as_ref());
+        let expected = rights.board.expected(sku);
+        // Without an order that needs them, units go only to whom they belong.
+        let share = if request.need == 0 {
+            rights.board.share(sku, node, &rights.reachability.reachable())
+        } else {
+            0
+        };
         let demand = GiverDemand {
-            waiting: rights.waiting.units(&request.sku, rights.clock.monotonic_ms()),
-            expected: rights.board.expected(&request.sku),
+            waiting: rights.waiting.units(sku, rights.clock.monotonic_ms()),
+            expected: expected.max(share),
         };
         let given = rights
             .store
