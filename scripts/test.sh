@@ -29,12 +29,12 @@ else
     step several regions
     cargo test --locked --quiet --test multi-region -- --test-threads 1
 fi
-step "simulated worlds, always the same"
-cargo run --locked --quiet -- sim soak --seeds 400 --first 1 --orders 50 --failures target
-step "simulated worlds, new ones"
-cargo run --locked --quiet -- sim soak --seeds 400 --orders 20 --failures target
-step model of the protocol
+step "model of the protocol"
 cargo test --locked --quiet --release --test model -- --nocapture --test-threads 1
+step "simulated worlds, always the same"
+cargo run --locked --quiet --release -- sim soak --seeds 1500 --first 1 --failures target
+step "simulated worlds, new ones"
+cargo run --locked --quiet --release -- sim soak --seeds 1500 --failures target
 step documentation
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
 step "all passed"

@@ -181,6 +181,12 @@ impl Peers {
         self.table.values().any(|peer| peer.holds_of(self.own).is_some_and(|at| at >= position))
     }
 
+    /// The furthest envelope of this region that any peer ever told to have applied. A database that
+    /// does not know it has forgotten what it wrote.
+    pub fn furthest_elsewhere(&self) -> Option<Position> {
+        self.table.values().filter_map(|peer| peer.holds_of(self.own)).max()
+    }
+
     /// The least that any peer heard has applied of this region's `epoch`: where a publisher whose
     /// stream was wiped goes on. `None` when nobody was heard.
     pub fn lowest_watermark_elsewhere(&self, epoch: Epoch) -> Option<u64> {

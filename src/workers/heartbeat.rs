@@ -43,12 +43,21 @@ pub(super) async fn heartbeat(ctx: Replication, pause: Duration, stop: Cancellat
     .await;
 }
 
-/// Keeps what heartbeats tell of this region's head, until `stop`.
+/// Keeps what heartbeats tell of this region's head, until `stop`. A head behind what a peer has
+/// applied shows that the database was set back.
 pub(super) async fn watch_head(ctx: Replication, pause: Duration, stop: CancellationToken) {
     super::every(pause, stop, || async {
         let idle_since_ms = ctx.region.clock.wall_ms().saturating_sub(COMMIT_MS_MAX);
+        // Before the head is read: a peer may apply at any moment what was just written.
+        let elsewhere = ctx.peers().furthest_elsewhere();
         match ctx.store.head().await {
             Ok(Head { position, hlc }) => {
+                if let Some(applied) = elsewhere.filter(|applied| *applied > position) {
+                    let proof = format!(
+                        "a peer has applied {applied}, but the database only knows {position}"
+                    );
+                    ctx.stops.set_back(proof);
+                }
                 let idle =
                     HlcTimestamp { wall_ms: idle_since_ms, logical: 0, region: ctx.region.id };
                 ctx.peers().own_head(Head { position, hlc: hlc.max(idle) });

@@ -3,6 +3,7 @@
 //! Whatever happens to brokers, links and processes, in the end the peer's inbox is the origin's
 //! outbox, and what readers see is the same (I-18, I-20).
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -108,6 +109,21 @@ impl Site {
         watermarks.get(&origin.parse().unwrap()).map_or(0, |mark| mark.position.sequence)
     }
 
+    async fn has_published(&self, sequence: u64) {
+        eventually("all is in the stream", || async {
+            (self.bus.published().await.ok().flatten()?.sequence >= sequence).then_some(())
+        })
+        .await;
+    }
+
+    async fn proof_of_a_setback(&self) -> String {
+        let stopped = || async { self.region.is_set_back().then_some(()) };
+        eventually("the region has stopped", stopped).await;
+        assert!(self.region.is_draining());
+        let stored = || async { self.store.start(number(1)).await.unwrap().set_back };
+        eventually("the proof is stored", stored).await
+    }
+
     fn link(&self, peer: RegionId) -> LinkState {
         self.peers.lock().unwrap().link(peer, self.clock.monotonic_ms())
     }
@@ -155,6 +171,13 @@ impl World {
     }
 }
 
+/// As if an older backup had been put back, that ends with the second envelope.
+async fn forgotten(database: Database) -> Database {
+    let forget = "DELETE FROM outbox WHERE seq > 2; UPDATE outbox_head SET seq = 2";
+    sqlx::raw_sql(forget).execute(&mut database.connection().await).await.unwrap();
+    database
+}
+
 async fn caught_up(site: &Site, origin: &str, sequence: u64) {
     eventually("all is applied", || async {
         (site.applied(origin).await >= sequence).then_some(())
@@ -189,10 +212,7 @@ async fn both_ways_over_a_cut_link_a_lost_stream_and_a_restart() {
     // The broker loses its disk with messages nobody has read; b's process is down meanwhile.
     let b_database = b.stop().await;
     a.write(41, 60).await;
-    eventually("a has published", || async {
-        (a.bus.published().await.ok().flatten()?.sequence >= 60).then_some(())
-    })
-    .await;
+    a.has_published(60).await;
     world.a_broker.kill_and_wipe();
     a.write(61, 70).await;
     world.a_broker.start_again().await;
@@ -212,20 +232,36 @@ async fn both_ways_over_a_cut_link_a_lost_stream_and_a_restart() {
 #[tokio::test]
 async fn a_database_behind_its_own_stream_takes_no_orders_any_more() {
     let (world, a, b) = World::start().await;
-    a.write(1, 5).await;
-    caught_up(&b, "a", 5).await;
-    let database = a.stop().await;
-    let forget = "DELETE FROM outbox WHERE seq > 2; UPDATE outbox_head SET seq = 2";
-    sqlx::raw_sql(forget).execute(&mut database.connection().await).await.unwrap();
+    b.stop().await;
+    // A publisher leaves out what was there before it found its stream empty.
+    let written = AtomicU64::new(0);
+    eventually("the stream has more than will be remembered", || async {
+        let next = written.fetch_add(1, Relaxed) + 1;
+        a.write(next, next).await;
+        (a.bus.published().await.ok().flatten()?.sequence > 2).then_some(())
+    })
+    .await;
 
-    let a = Site::start("a", database, world.a_addresses()).await;
-    eventually("the region has stopped", || async { a.region.is_set_back().then_some(()) }).await;
-    assert!(a.region.is_draining());
-    let stored = || async { a.store.start(number(1)).await.unwrap().set_back };
-    let proof = eventually("the proof is stored", stored).await;
+    let a = Site::start("a", forgotten(a.stop().await).await, world.a_addresses()).await;
+    let proof = a.proof_of_a_setback().await;
     assert!(proof.contains("the stream ends with"), "{proof}");
     let a = Site::start("a", a.stop().await, world.a_addresses()).await;
     assert!(a.region.is_set_back(), "after a restart as well");
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_behind_what_a_peer_has_applied_takes_no_orders_any_more() {
+    let (mut world, a, b) = World::start().await;
+    a.write(1, 5).await;
+    caught_up(&b, "a", 5).await;
+    let database = forgotten(a.stop().await).await;
+    world.a_broker.kill_and_wipe();
+    world.a_broker.start_again().await;
+
+    let a = Site::start("a", database, world.a_addresses()).await;
+    let proof = a.proof_of_a_setback().await;
+    assert!(proof.contains("a peer has applied"), "{proof}");
     a.stop().await;
     b.stop().await;
 }
