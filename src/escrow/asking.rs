@@ -285,7 +285,9 @@ mod tests {
     fn learn(ledgers: &mut Ledgers, rows: &SkuRows) {
         for (node, rows) in rows {
             for (&owner, row) in rows {
-                ledgers.get_mut(node).unwrap().merge(owner, row.clone()).unwrap();
+                let ledger = ledgers.get_mut(node).unwrap();
+                ledger.merge(owner, row.clone()).unwrap();
+                ledger.follow_rights();
             }
         }
     }

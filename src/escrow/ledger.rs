@@ -241,16 +241,15 @@ impl Ledger {
         }
         let before = self.inflow(self.own);
         self.rows.insert(owner, row.joined(&known));
-        self.follow_rights();
         Ok(Merged { changed: true, inflow_grew: self.inflow(self.own) - before })
     }
 
     /// Lets the ceiling of the own outflow follow the rights: the classic bounded counter, in which a
     /// region may sell all that ever flowed to it.
     ///
-    /// This is the one place that raises the own ceiling. Where a majority of regions decides ceilings, the
-    /// value is proposed to them instead, and comes in here when it is chosen.
-    fn follow_rights(&mut self) {
+    /// This is the one place that raises the own ceiling. For stores only: a ceiling that was shown to
+    /// anybody before it is stored can come to stand for two values.
+    pub fn follow_rights(&mut self) {
         let inflow = self.inflow(self.own);
         let chosen = self.own_row().chosen.clone();
         if let Some(value) = chosen.value.raised(inflow, inflow) {
@@ -359,6 +358,7 @@ mod tests {
         let row = a.own_row().clone();
         assert_eq!(b.merge(actor("a"), row.clone()), Ok(Merged { changed: true, inflow_grew: 4 }));
         assert_eq!(b.merge(actor("a"), row), Ok(Merged::default()), "seen twice, counts once");
+        b.follow_rights();
         assert_eq!((b.spendable(), b.rights(actor("a")), b.rights(actor("b"))), (4, 6, 4));
         b.spend(4).unwrap();
         assert_eq!(a.rights(actor("b")), 4, "a lower bound of the outflow is an old belief");
@@ -407,6 +407,7 @@ mod tests {
         let huge = BTreeMap::from([(actor("a"), UNITS_MAX)]);
         let row = Row { version: 1, received: UNITS_MAX, granted: huge, ..Row::new(actor("a")) };
         a.merge(actor("b"), Row { chosen: Row::new(actor("b")).chosen, ..row }).unwrap();
+        a.follow_rights();
         assert_eq!((a.inflow(actor("a")), a.spendable()), (UNITS_MAX, UNITS_MAX));
     }
 
@@ -421,6 +422,7 @@ mod tests {
         let row = Row { chosen, ..owner.own_row().clone() };
         let mut heir = Ledger::new(region("b"), Epoch::FIRST);
         assert_eq!(heir.merge(a, row.clone()), Ok(Merged { changed: true, inflow_grew: 4 }));
+        heir.follow_rights();
         assert_eq!((heir.spendable(), heir.rights(a), heir.rights(b)), (4, 3, 4));
         assert_eq!(owner.merge(a, row.clone()), Ok(Merged { changed: true, inflow_grew: 0 }));
         assert_eq!((owner.rights(a), owner.rights(b)), (3, 4));

@@ -125,6 +125,7 @@ fn node() -> NodeId {
 fn learn(ledger: &mut Ledger, rows: &BTreeMap<Actor, Row>) {
     for (&owner, row) in rows {
         ledger.merge(owner, row.clone()).unwrap();
+        ledger.follow_rights();
     }
 }
 

@@ -175,6 +175,7 @@ impl World {
             Message::Rows { to, rows } => {
                 for (owner, row) in rows {
                     self.regions[to].merge(owner, row).unwrap();
+                    self.regions[to].follow_rights();
                 }
             }
         }
@@ -241,6 +242,7 @@ impl World {
                     for (owner, _) in ours.differences(actor(at), &theirs).pull {
                         let row = self.regions[from].rows()[&owner].clone();
                         self.regions[at].merge(owner, row).unwrap();
+                        self.regions[at].follow_rights();
                         self.record();
                     }
                 }

@@ -136,6 +136,7 @@ impl RightsTables {
                         *report.credited.entry(key.clone()).or_default() += merged.inflow_grew;
                     }
                     if merged.changed {
+                        ledger.follow_rights();
                         report.changed.push(keyed.clone());
                         self.keep(key, &ledger);
                     }
@@ -270,8 +271,7 @@ impl RightsStore for MemoryRights {
             let learned = trial.merge(self.own, &told);
             let forgot = |error: &MergeError| matches!(error, MergeError::Amnesia { .. });
             if learned.refused.iter().any(|(_, error)| forgot(error)) {
-                let rows = rows_of(&trial, &request.sku);
-                return Ok(Given { rows, learned, ..Given::default() });
+                return Ok(Given { learned, ..Given::default() });
             }
             tables.rights = trial;
             learned

@@ -88,7 +88,7 @@ impl PgRights {
         let learned = merge(&mut ledgers, told);
         if learned.refused.iter().any(|(_, error)| matches!(error, MergeError::Amnesia { .. })) {
             // What this region forgot may be sold already: nothing is given on the strength of its books.
-            return Ok(Given { rows: rows_of(&ledgers), learned, ..Given::default() });
+            return Ok(Given { learned, ..Given::default() });
         }
         let changed: Vec<&KeyedRow> = learned.changed.iter().collect();
         upsert_copies(connection, self.own, &changed).await?;

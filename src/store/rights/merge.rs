@@ -207,6 +207,7 @@ pub(super) fn merge(ledgers: &mut Ledgers, rows: &[KeyedRow]) -> MergeReport {
                     *report.credited.entry(key.clone()).or_default() += merged.inflow_grew;
                 }
                 if merged.changed {
+                    ledger.follow_rights();
                     let row = row.clone();
                     report.changed.push(KeyedRow { key: key.clone(), owner: *owner, row });
                 }
