@@ -1,4 +1,19 @@
-//! `entrepot chaos`: faults on a running deployment.
+//! `entrepot chaos`: faults on a running deployment, one by one or as a scenario with load and checks.
+
+mod books;
+mod checks;
+mod faults;
+mod history;
+mod judge;
+mod library;
+mod run;
+mod samples;
+mod scenario;
+mod shoppers;
+mod stock;
+mod timeline;
+mod tokens;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +32,8 @@ const LATENCY_US_MAX: u64 = 60_000_000;
 #[command(
     after_help = "Examples:\n  entrepot chaos kill eu-west\n  entrepot chaos start eu-west\n  \
                   entrepot chaos link us-east eu-west --cut --one-way\n  \
-                  entrepot chaos link us-east eu-west --heal"
+                  entrepot chaos link us-east eu-west --heal\n  \
+                  entrepot chaos run region-killed"
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -31,13 +47,14 @@ pub(super) struct Args {
         global = true
     )]
     data_dir: PathBuf,
-    /// Prints the deployment's state afterwards as one JSON object.
+    /// Prints one JSON object: the deployment's state afterwards, a run's verdict.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Fault {
+    Run(run::RunArgs),
     /// Kills programs of a region (kill -9); they stay down until `start`.
     Kill(Target),
     /// Freezes programs of a region (SIGSTOP); they stay frozen until `start`.
@@ -93,6 +110,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         action,
     };
     let request = match args.fault {
+        Fault::Run(run) => return run::run(run, &args.data_dir, args.json).await,
         Fault::Kill(target) => component(target, Action::Kill),
         Fault::Stop(target) => component(target, Action::Stop),
         Fault::Start(target) => component(target, Action::Start),

@@ -17,6 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::types::RegionId;
+
 /// For one answer. Placing an order waits 2 s for its saga; a fail-over to another region takes 3 s.
 /// After ten times that nobody is going to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +63,8 @@ pub(super) struct Answer {
     pub(super) replayed: bool,
     /// When to come back.
     pub(super) retry_after: Option<Duration>,
+    /// The region that answered; the load balancer's own answers name none.
+    pub(super) region: Option<RegionId>,
     /// As it came.
     pub(super) body: Bytes,
 }
@@ -146,6 +150,7 @@ impl ApiClient {
             status: head.status.as_u16(),
             replayed: text(&head.headers, "idempotency-replayed") == Some("true"),
             retry_after: retry_after(&head.headers),
+            region: text(&head.headers, "x-region").and_then(|name| name.parse().ok()),
             body,
         })
     }
@@ -220,7 +225,7 @@ mod tests {
 
     fn answer(status: u16, body: &str) -> Answer {
         let body = Bytes::from(body.to_owned());
-        Answer { status, replayed: false, retry_after: None, body }
+        Answer { status, replayed: false, retry_after: None, region: None, body }
     }
 
     #[test]

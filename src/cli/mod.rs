@@ -7,6 +7,7 @@ mod bench;
 mod chaos;
 mod client;
 mod down;
+mod latency;
 mod migrate;
 mod output;
 mod payment_simulator;

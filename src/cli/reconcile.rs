@@ -48,14 +48,19 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let target = Target::find(&args.target, "operator")?;
-    let (client, region, begun) = begin(&target, args.repair).await?;
-    let report = finish(&client, target.admin(region), begun).await?;
+    let report = report(&target, args.repair).await?;
     output::line(&if args.json { report.to_string() } else { text(&report) });
     if report["status"] != "finished" {
         bail!("the run did not end well, its report is not complete: {}", plain(&report["error"]));
     }
     let differs = report["counts"].as_object().is_some_and(|counts| !counts.is_empty());
     Ok(if differs { ExitCode::from(FOUND_SOMETHING) } else { ExitCode::SUCCESS })
+}
+
+/// Runs it to its end. The report says whether that was a good one.
+pub(super) async fn report(target: &Target, repair: bool) -> anyhow::Result<Value> {
+    let (client, region, begun) = begin(target, repair).await?;
+    finish(&client, target.admin(region), begun).await
 }
 
 /// Has the region begin the run that hears the most others: one that is cut off would compare little.
@@ -176,7 +181,7 @@ fn text(report: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn report(differences: &Value) -> Value {
+    fn a_report(differences: &Value) -> Value {
         let counts: serde_json::Map<_, _> =
             list(differences).map(|one| (plain(&one["class"]), json!(1))).collect();
         json!({
@@ -228,7 +233,7 @@ mod tests {
               repair:   by hand: receive the missing units
 
             3 differences"]]
-        .assert_eq(&text(&report(&differences)));
+        .assert_eq(&text(&a_report(&differences)));
     }
 
     #[test]
@@ -238,6 +243,6 @@ mod tests {
             not compared by eu-west: ap-south (it can't be reached)
 
             nothing differs"]]
-        .assert_eq(&text(&report(&json!([]))));
+        .assert_eq(&text(&a_report(&json!([]))));
     }
 }

@@ -10,7 +10,6 @@ mod countries;
 mod date;
 mod drive;
 mod homes;
-mod latency;
 mod number;
 mod parse;
 mod plan;

@@ -7,6 +7,7 @@ mod commit;
 mod contests;
 mod copies;
 mod encode;
+mod evidence;
 mod lease;
 mod load;
 mod migrate;
@@ -30,6 +31,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use crate::config::DatabaseAddress;
 use crate::types::RegionId;
 
+#[cfg(test)]
+pub(crate) use evidence::IntentOrder;
+pub(crate) use evidence::{Auditor, Intent, PaymentRow, RightsRow};
 pub(crate) use lease::{Lease, within};
 
 /// Every statement of this module.
@@ -37,6 +41,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     commit::STATEMENTS,
     contests::STATEMENTS,
     copies::STATEMENTS,
+    evidence::STATEMENTS,
     load::STATEMENTS,
     read::STATEMENTS,
     reconcile::STATEMENTS,

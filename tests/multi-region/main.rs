@@ -9,6 +9,7 @@
 mod bad_input;
 mod balancer;
 mod broker;
+mod chaos;
 mod contention;
 mod cut;
 mod drain;

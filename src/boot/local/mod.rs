@@ -28,12 +28,15 @@ mod status;
 mod supervise;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
 
+use crate::types::RegionId;
+
 pub(crate) use control::{Action, Component, LinkChange, Request};
 pub(crate) use run::{detach, down, report, request, run};
+pub(crate) use status::{RegionReport, Report};
 
 /// What to bring up, and where.
 #[derive(Debug, Clone)]
@@ -46,6 +49,12 @@ pub(crate) struct Options {
     pub(crate) wan: bool,
     /// Done once everything runs for the first time on this data directory.
     pub(crate) first_start: FirstStart,
+}
+
+/// Where a region's NATS server keeps its streams. Nothing may be changed there while it runs.
+pub(crate) fn broker_store(data_dir: &Path, region: RegionId) -> std::io::Result<PathBuf> {
+    let layout = layout::Layout::new(std::path::absolute(data_dir)?);
+    Ok(layout.nats_dir(region).join("jetstream"))
 }
 
 /// Gets the data directory.

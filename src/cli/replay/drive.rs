@@ -15,10 +15,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::countries::country_named;
-use super::latency::Latencies;
 use super::parse::{History, Invoice};
 use super::plan::{Job, Plan, PlannedOrder};
 use crate::cli::client::{Answer, ApiClient, Call};
+use crate::cli::latency::Latencies;
 use crate::ports::Clock;
 
 /// Tries of one placement. With the pauses between them they last 15 s: a load balancer needs 3 s to

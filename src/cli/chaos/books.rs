@@ -1,0 +1,120 @@
+//! What regions and the payment provider have on record of a run, read once it is over.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use crate::cli::client::ApiClient;
+use crate::store::{Auditor, Intent, PaymentRow, RightsRow};
+use crate::types::RegionId;
+
+/// Lines of the provider's ledger at a time: some 350 KB.
+const PAGE: u32 = 1_000;
+
+/// Everything that the last checks look at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Books {
+    /// Orders under this run's keys, as each region knows them.
+    pub(super) orders: BTreeMap<RegionId, Vec<Intent>>,
+    /// Rights to this run's SKUs, as each region knows them.
+    pub(super) rights: BTreeMap<RegionId, Vec<RightsRow>>,
+    /// Units of this run's SKUs that each region's own orders hold.
+    pub(super) reserved: BTreeMap<RegionId, BTreeMap<String, i64>>,
+    /// Payments of this run's orders at their homes.
+    pub(super) payments: Vec<PaymentRow>,
+    /// What the provider holds.
+    pub(super) held: Vec<Hold>,
+}
+
+/// Money that the provider holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) provider_key: String,
+    pub(super) order: Option<String>,
+    pub(super) amount_minor: i64,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    items: Vec<Item>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    operation: String,
+    idempotency_key: String,
+    #[serde(default)]
+    order_reference: Option<String>,
+    amount: Amount,
+    state: String,
+}
+
+/// Without an amount where a key was closed before anything was held.
+#[derive(Deserialize)]
+struct Amount {
+    #[serde(default)]
+    amount: i64,
+}
+
+impl Books {
+    /// Reads everything. `run` begins the keys and SKUs.
+    pub(super) async fn read(
+        auditors: &BTreeMap<RegionId, Auditor>,
+        provider: &str,
+        run: &str,
+    ) -> anyhow::Result<Self> {
+        let mut books = Self { held: held(provider).await?, ..Self::default() };
+        for (region, auditor) in auditors {
+            let unread = || format!("the evidence of {region} can't be read");
+            let orders = auditor.intents(run).await.with_context(unread)?;
+            let ids = orders.iter().map(|intent| intent.order_id.clone()).collect();
+            books.payments.extend(auditor.payments(ids).await.with_context(unread)?);
+            drop(books.orders.insert(*region, orders));
+            drop(books.rights.insert(*region, auditor.rights(run).await.with_context(unread)?));
+            let reserved = auditor.reserved(run).await.with_context(unread)?;
+            drop(books.reserved.insert(*region, reserved));
+        }
+        Ok(books)
+    }
+
+    /// By key, each order of it with its status, going by all regions together.
+    pub(super) fn statuses(&self) -> BTreeMap<&str, BTreeMap<&str, &str>> {
+        let mut keys: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+        for intent in self.orders.values().flatten() {
+            let status = intent.order.as_ref().map_or("unknown", |order| &order.status);
+            let orders = keys.entry(&intent.key).or_default();
+            let known = orders.entry(&intent.order_id).or_insert(status);
+            if *known == "unknown" {
+                *known = status;
+            }
+        }
+        keys
+    }
+}
+
+/// Orders of a key that stand.
+pub(super) fn standing<'a>(orders: &BTreeMap<&'a str, &str>) -> Vec<&'a str> {
+    let stands = orders.iter().filter(|(_, status)| !matches!(**status, "cancelled" | "unknown"));
+    stands.map(|(order, _)| *order).collect()
+}
+
+async fn held(provider: &str) -> anyhow::Result<Vec<Hold>> {
+    let client = ApiClient::new(provider)?;
+    let mut held = Vec::new();
+    let mut cursor = Some("0".to_owned());
+    while let Some(from) = cursor {
+        let path = format!("/ledger?limit={PAGE}&cursor={from}");
+        // The simulator asks for no token.
+        let page: Listing = client.get(&path, "").await?;
+        let authorized = |item: &Item| item.operation == "authorize" && item.state == "authorized";
+        held.extend(page.items.into_iter().filter(authorized).map(|item| Hold {
+            provider_key: item.idempotency_key,
+            order: item.order_reference,
+            amount_minor: item.amount.amount,
+        }));
+        cursor = page.next_cursor;
+    }
+    Ok(held)
+}

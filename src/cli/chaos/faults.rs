@@ -1,0 +1,335 @@
+//! Carries out the faults of a scenario, by the socket that `entrepot chaos kill|stop|start|link` uses, and
+//! takes all of them back, also when the run is interrupted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::scenario::{Fault, ForgetBroker, Forgotten, Inflict, Step, steps};
+use crate::boot::local::{self, Action, Component, LinkChange, Request};
+use crate::config::LinkLatency;
+use crate::ports::Clock as _;
+use crate::runtime::SystemClock;
+use crate::types::RegionId;
+
+/// From one region to another.
+type Way = (RegionId, RegionId);
+
+/// When a fault was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Its place in the scenario.
+    pub(super) fault: usize,
+    /// Since the load began.
+    pub(super) from_ms: u64,
+    /// When it began to be healed: starting a region again is a part of what takes time.
+    pub(super) to_ms: Option<u64>,
+}
+
+/// The faults of a run.
+pub(super) struct Faults<'a> {
+    data_dir: &'a Path,
+    pub(super) regions: &'a [RegionId],
+    /// How slow links are as measured.
+    latencies: &'a [LinkLatency],
+    planned: &'a [Fault],
+    /// Since the load began.
+    clock: SystemClock,
+    /// Told what happens, for people.
+    tell: &'a (dyn Fn(&str) + Send + Sync),
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeSet<usize>,
+    windows: Vec<Window>,
+    links: BTreeMap<Way, LinkChange>,
+}
+
+impl<'a> Faults<'a> {
+    pub(super) fn new(
+        data_dir: &'a Path,
+        regions: &'a [RegionId],
+        latencies: &'a [LinkLatency],
+        planned: &'a [Fault],
+        clock: SystemClock,
+        tell: &'a (dyn Fn(&str) + Send + Sync),
+    ) -> Self {
+        let state = Mutex::default();
+        Self { data_dir, regions, latencies, planned, clock, tell, state }
+    }
+
+    /// Plays all steps in time.
+    pub(super) async fn play(&self) -> anyhow::Result<()> {
+        for step in steps(self.planned) {
+            let left_ms = step.at_ms.saturating_sub(self.clock.monotonic_ms());
+            tokio::time::sleep(Duration::from_millis(left_ms)).await;
+            let fault = &self.planned[step.fault].inflict;
+            self.note(step);
+            self.take(step).await.with_context(|| {
+                let what = if step.on { "inflicted" } else { "healed" };
+                format!("`{fault}` could not be {what}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// When which fault was there, so far.
+    pub(super) fn windows(&self) -> Vec<Window> {
+        self.state().windows.clone()
+    }
+
+    /// What is broken now.
+    pub(super) fn open(&self) -> Vec<&'a Inflict> {
+        self.state().open.iter().map(|index| &self.planned[*index].inflict).collect()
+    }
+
+    /// Takes everything back that was ever begun, whether or not it was taken back already.
+    pub(super) async fn heal(&self) -> anyhow::Result<()> {
+        let begun: BTreeSet<usize> = self.windows().iter().map(|window| window.fault).collect();
+        let mut failed = Ok(());
+        for fault in begun {
+            let at_ms = self.clock.monotonic_ms();
+            let step = Step { at_ms, fault, on: false, again: false };
+            if self.state().open.contains(&fault) {
+                self.note(step);
+            }
+            if let Err(error) = self.take(step).await {
+                failed = Err(error.context(
+                    "not everything could be healed: `entrepot status` shows what is broken, \
+                     `entrepot chaos start REGION` and `entrepot chaos link A B --heal` mend it",
+                ));
+            }
+        }
+        failed
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    fn note(&self, step: Step) {
+        let now_ms = self.clock.monotonic_ms();
+        let mut state = self.state();
+        if step.on {
+            state.open.insert(step.fault);
+        } else {
+            state.open.remove(&step.fault);
+        }
+        if step.again {
+            return;
+        }
+        if step.on {
+            state.windows.push(Window { fault: step.fault, from_ms: now_ms, to_ms: None });
+        } else {
+            let mut windows = state.windows.iter_mut().rev();
+            if let Some(window) = windows.find(|window| window.fault == step.fault) {
+                window.to_ms.get_or_insert(now_ms);
+            }
+        }
+        drop(state);
+        let what = if step.on { "begins" } else { "is healed" };
+        (self.tell)(&format!(
+            "{:>5} s  {what}: {}",
+            now_ms / 1_000,
+            self.planned[step.fault].inflict
+        ));
+    }
+
+    async fn take(&self, step: Step) -> anyhow::Result<()> {
+        match &self.planned[step.fault].inflict {
+            Inflict::Kill(of) => {
+                let action = if step.on { Action::Kill } else { Action::Start };
+                self.programs(of.region, of.component, action).await
+            }
+            Inflict::Freeze(of) => {
+                let action = if step.on { Action::Stop } else { Action::Start };
+                self.programs(of.region, of.component, action).await
+            }
+            Inflict::Cut(_) | Inflict::Slow(_) => self.set_links().await,
+            Inflict::ForgetBroker(broker) => self.forget(*broker, step.on).await,
+            Inflict::PayWith(_) => Ok(()),
+        }
+    }
+
+    async fn programs(
+        &self,
+        region: RegionId,
+        component: Component,
+        action: Action,
+    ) -> anyhow::Result<()> {
+        let request = Request::Component { region, component, action };
+        local::request(self.data_dir, &request).await?;
+        Ok(())
+    }
+
+    /// Makes every link what the open faults want it to be.
+    async fn set_links(&self) -> anyhow::Result<()> {
+        let wanted = wanted(&self.open(), self.regions, self.latencies);
+        for (way, change) in wanted {
+            if self.state().links.get(&way).copied().unwrap_or(HEALED) == change {
+                continue;
+            }
+            let (from, to) = way;
+            local::request(self.data_dir, &Request::Link { from, to, one_way: true, change })
+                .await?;
+            self.state().links.insert(way, change);
+        }
+        Ok(())
+    }
+
+    /// A broker is down while its files change. To lose a tail it runs on from a copy that is put back.
+    async fn forget(&self, broker: ForgetBroker, on: bool) -> anyhow::Result<()> {
+        let ForgetBroker { region, what } = broker;
+        let store = local::broker_store(self.data_dir, region)?;
+        let copy = store.with_extension("before-the-tail");
+        self.programs(region, Component::Nats, Action::Kill).await?;
+        let changed = tokio::task::spawn_blocking(move || match (what, on) {
+            (Forgotten::All, true) => remove(&store),
+            (Forgotten::All, false) => Ok(()),
+            (Forgotten::Tail, true) => remove(&copy).and_then(|()| copy_folder(&store, &copy)),
+            (Forgotten::Tail, false) if !copy.exists() => Ok(()),
+            (Forgotten::Tail, false) => {
+                remove(&store)?;
+                std::fs::rename(&copy, &store).context("putting the older store back")
+            }
+        });
+        let changed = changed.await.context("changing a broker's files")?;
+        if what == Forgotten::Tail || !on {
+            self.programs(region, Component::Nats, Action::Start).await?;
+        }
+        changed
+    }
+}
+
+/// A link as the deployment was started.
+const HEALED: LinkChange =
+    LinkChange { heal: true, cut: false, latency_us: None, jitter_us: None, loss_per_10_000: None };
+
+/// What each direction is to be while these faults are open.
+fn wanted(
+    open: &[&Inflict],
+    regions: &[RegionId],
+    latencies: &[LinkLatency],
+) -> BTreeMap<Way, LinkChange> {
+    let mut ways = BTreeMap::new();
+    for from in regions {
+        for to in regions.iter().filter(|to| *to != from) {
+            let mut change = HEALED;
+            for fault in open {
+                match fault {
+                    Inflict::Cut(cut) => {
+                        let there = cut.between.contains(from) && cut.and.contains(to);
+                        let back = cut.between.contains(to) && cut.and.contains(from);
+                        change.cut |= there || (back && !cut.one_way);
+                    }
+                    Inflict::Slow(slow) => {
+                        if slow.wan {
+                            change.latency_us = measured_us(latencies, (*from, *to));
+                        }
+                        if slow.jitter_ms > 0 {
+                            change.jitter_us = Some(slow.jitter_ms * 1_000);
+                        }
+                        if slow.loss_percent > 0 {
+                            change.loss_per_10_000 = Some(slow.loss_percent * 100);
+                        }
+                    }
+                    Inflict::Kill(_)
+                    | Inflict::Freeze(_)
+                    | Inflict::ForgetBroker(_)
+                    | Inflict::PayWith(_) => {}
+                }
+            }
+            ways.insert((*from, *to), change);
+        }
+    }
+    ways
+}
+
+/// Half of the measured round trip.
+fn measured_us(latencies: &[LinkLatency], way: Way) -> Option<u64> {
+    let link = latencies
+        .iter()
+        .find(|link| (link.between, link.and) == way || (link.and, link.between) == way)?;
+    u64::try_from((link.round_trip / 2).as_micros()).ok()
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn copy_folder(from: &Path, to: &PathBuf) -> anyhow::Result<()> {
+    let copy = || -> std::io::Result<()> {
+        std::fs::create_dir_all(to)?;
+        let mut left = vec![(from.to_owned(), to.clone())];
+        while let Some((from, to)) = left.pop() {
+            for entry in std::fs::read_dir(from)? {
+                let entry = entry?;
+                let target = to.join(entry.file_name());
+                if entry.file_type()?.is_dir() {
+                    std::fs::create_dir_all(&target)?;
+                    left.push((entry.path(), target));
+                } else {
+                    std::fs::copy(entry.path(), target)?;
+                }
+            }
+        }
+        Ok(())
+    };
+    copy().with_context(|| format!("cannot copy {}", from.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::chaos::scenario::{Cut, Slow};
+
+    fn regions() -> Vec<RegionId> {
+        ["a", "b", "c"].map(|name| name.parse().unwrap()).to_vec()
+    }
+
+    fn cut(between: &str, and: &[&str], one_way: bool) -> Inflict {
+        let and = and.iter().map(|name| name.parse().unwrap()).collect();
+        Inflict::Cut(Cut { between: vec![between.parse().unwrap()], and, one_way, flap_ms: None })
+    }
+
+    fn cut_ways(open: &[&Inflict]) -> String {
+        let wanted = wanted(open, &regions(), &[]);
+        let cut = wanted.iter().filter(|(_, change)| change.cut);
+        cut.map(|((from, to), _)| format!("{from}{to}")).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn cuts_are_of_whole_groups_and_add_up() {
+        assert_eq!(cut_ways(&[]), "");
+        assert_eq!(cut_ways(&[&cut("a", &["b", "c"], false)]), "ab ac ba ca");
+        assert_eq!(cut_ways(&[&cut("a", &["b"], true)]), "ab");
+        assert_eq!(cut_ways(&[&cut("a", &["b"], true), &cut("c", &["b"], true)]), "ab cb");
+    }
+
+    #[test]
+    fn a_link_that_is_healed_of_one_fault_keeps_the_other() {
+        let [a, b, _] = regions()[..] else { panic!("three") };
+        let far = LinkLatency { between: b, and: a, round_trip: Duration::from_millis(80) };
+        let slow = Inflict::Slow(Slow { wan: true, jitter_ms: 5, loss_percent: 2 });
+        let both = wanted(&[&slow, &cut("a", &["b"], false)], &regions(), &[far]);
+        let left = wanted(&[&slow], &regions(), &[far]);
+        let slowed = LinkChange {
+            latency_us: Some(40_000),
+            jitter_us: Some(5_000),
+            loss_per_10_000: Some(200),
+            ..HEALED
+        };
+        assert_eq!(left[&(a, b)], slowed);
+        assert_eq!(both[&(a, b)], LinkChange { cut: true, ..slowed });
+    }
+}

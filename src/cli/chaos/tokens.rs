@@ -1,0 +1,76 @@
+//! Who the shoppers are, and their tokens. Making a token takes longer than ordering does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::scenario::Scenario;
+use super::shoppers::home;
+use crate::http::auth::Role;
+use crate::http::auth::issuer::{self, Mint};
+use crate::ports::Clock as _;
+use crate::runtime::SystemClock;
+use crate::types::RegionId;
+
+/// Different people of the steady load. A region lets each of them ask 50 times a second.
+const CUSTOMERS: u64 = 200;
+
+/// How long tokens are good: longer than any run.
+const TOKEN_TTL: Duration = Duration::from_hours(1);
+
+/// Makes tokens, each once.
+pub(super) struct Tokens<'a> {
+    data_dir: &'a Path,
+    made: Mutex<BTreeMap<(String, RegionId), String>>,
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn new(data_dir: &'a Path) -> Self {
+        Self { data_dir, made: Mutex::default() }
+    }
+
+    /// Makes those of all first tries.
+    pub(super) fn prepare(&self, scenario: &Scenario, regions: &[RegionId]) -> anyhow::Result<()> {
+        for serial in 0..CUSTOMERS * regions.len() as u64 {
+            self.of(&customer(serial), home(regions, serial))?;
+        }
+        for serial in 0..scenario.sale.map_or(0, |sale| sale.shoppers) {
+            self.of(&sale_customer(serial), home(regions, serial))?;
+        }
+        Ok(())
+    }
+
+    /// Of this person, as one who is at home there. The same person in every region: a key belongs to its
+    /// principal.
+    pub(super) fn of(&self, customer: &str, home: RegionId) -> anyhow::Result<String> {
+        let name = (customer.to_owned(), home);
+        if let Some(token) = self.made().get(&name) {
+            return Ok(token.clone());
+        }
+        let mint = Mint {
+            role: Role::Customer,
+            subject: customer.to_owned(),
+            home_region: Some(home),
+            ttl: TOKEN_TTL,
+        };
+        let now_s = SystemClock::new().wall_ms() / 1_000;
+        let token = issuer::mint(&issuer::directory(self.data_dir), &mint, now_s)?;
+        drop(self.made().insert(name, token.clone()));
+        Ok(token)
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeMap<(String, RegionId), String>> {
+        self.made.lock().expect("no panic while held")
+    }
+}
+
+/// A shopper of the steady load.
+pub(super) fn customer(serial: u64) -> String {
+    format!("chaos-shopper-{}", serial % CUSTOMERS)
+}
+
+/// A shopper of a sale: each orders once.
+pub(super) fn sale_customer(serial: u64) -> String {
+    format!("chaos-bargain-hunter-{serial}")
+}
