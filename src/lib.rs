@@ -14,6 +14,7 @@ pub mod domain;
 pub mod escrow;
 pub mod gateways;
 pub mod http;
+pub mod mutants;
 pub mod ports;
 pub mod reconcile;
 pub mod replication;

@@ -6,6 +6,7 @@ use crate::domain::inventory::StockDelta;
 use crate::domain::order::{
     AllocationState, Cancellation, EventBody, EventMaker, OrderRecord, OrderStatus, PaymentState,
 };
+use crate::mutants::{Mutant, is_on};
 use crate::ports::Needs;
 use crate::saga::{CompensationReason, Ending, SagaRecord, SagaState, Step};
 use crate::types::{PaymentId, StockKey};
@@ -140,7 +141,11 @@ pub(super) fn cancel(
         let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
         for allocation in held {
             let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
-            let released = u64::from(allocation.quantity);
+            if is_on(Mutant::NeverReleased) {
+                continue;
+            }
+            let times = if is_on(Mutant::ReleasedTwice) { 2 } else { 1 };
+            let released = u64::from(allocation.quantity) * times;
             workspace.change_stock(key, StockDelta { released, ..StockDelta::default() });
         }
     }

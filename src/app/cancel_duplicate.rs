@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::order::{OrderRecord, OrderStatus, Payment, PaymentState};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{Needs, Reader, StoreError};
 use crate::saga::{CompensationReason, SagaState, Step};
 use crate::types::{OrderId, SagaId};
@@ -40,12 +41,17 @@ enum Ruling {
 fn rule(own: &OrderRecord, other: &OrderRecord) -> Ruling {
     use OrderStatus::{Cancelled, Confirmed, Pending};
     match (own.order.status(), other.order.status()) {
-        (Confirmed, Cancelled) if voided_ours(own, other) => Ruling::Unpaid,
+        (Confirmed, Cancelled)
+            if voided_ours(own, other) && !is_on(Mutant::StandsOnVoidedMoney) =>
+        {
+            Ruling::Unpaid
+        }
         (Cancelled, _) | (Confirmed, Cancelled) => Ruling::Settled,
         (Pending, _) | (_, Pending) => Ruling::NotYet,
         (Confirmed, Confirmed) => {
-            let ours_is_later = own.precedence() > other.precedence();
-            if ours_is_later { Ruling::Yield } else { Ruling::NotYet }
+            let ours_is_later = own.precedence() > other.precedence() || is_on(Mutant::BothYield);
+            let yields = ours_is_later && !is_on(Mutant::NobodyYields);
+            if yields { Ruling::Yield } else { Ruling::NotYet }
         }
     }
 }

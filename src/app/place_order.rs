@@ -8,6 +8,7 @@ use crate::domain::idempotency::{IntentRecord, StockRefusal, StoredAnswer};
 use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
 use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{Needs, RightsSource};
 use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
 use crate::types::{OrderId, RegionId, SagaId, Sku, StockKey};
@@ -74,7 +75,9 @@ impl Command for PlaceOrder {
     }
 
     fn decide(&self, workspace: &mut Workspace<'_>) -> PlaceOutcome {
-        if let Some(known) = self.known_intent(workspace) {
+        if !is_on(Mutant::NoIntentLookUp)
+            && let Some(known) = self.known_intent(workspace)
+        {
             return known;
         }
         if let Some(known) = self.known_reference(workspace) {
@@ -124,7 +127,7 @@ impl PlaceOrder {
             .or_else(|| records.iter().find(stands));
         let record =
             standing.or_else(|| records.iter().find(is_own)).or_else(|| records.first())?;
-        if record.body_hash != self.body_hash {
+        if record.body_hash != self.body_hash && !is_on(Mutant::AnyBodyReplays) {
             return Some(PlaceOutcome::KeyReused);
         }
         if standing.is_none()
@@ -264,6 +267,10 @@ pub async fn place_order(
     loop {
         let (outcome, _) = writer.submit(prepare(last_word.take())).await?;
         let PlaceOutcome::Short(short) = outcome else { return Ok(outcome) };
+        if is_on(Mutant::NobodyIsAsked) {
+            last_word = Some(BTreeMap::new());
+            continue;
+        }
         let now_ms = region.clock.monotonic_ms();
         let waited = Duration::from_millis(now_ms - *short_since_ms.get_or_insert(now_ms));
         let patience = grant_wait.saturating_sub(waited);

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::domain::fraud;
 use crate::domain::order::place::PaymentIntent;
 use crate::domain::order::{Order, OrderRecord};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{
     Authorization, AuthorizeRequest, GatewayError, PaymentGateway, Reader, SagaQueue, StoreError,
 };
@@ -77,6 +78,7 @@ impl SagaRunner {
     pub async fn recover(self: &Arc<Self>) -> Result<usize, StoreError> {
         let now_ms = self.region.clock.wall_ms();
         let room = u32::try_from(self.running.available_permits()).unwrap_or(u32::MAX);
+        let room = if is_on(Mutant::NoRecovery) { 0 } else { room };
         let limit = CLAIM_MAX.min(room);
         let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
         let due = self.queue.claim(now_ms, now_ms + lease_ms, limit).await?;
@@ -223,6 +225,8 @@ impl SagaRunner {
                     Err(error) => Finding::Unknown(error.to_string()),
                 }
             }
+            Err(_) if is_on(Mutant::SilenceIsRefusal) => Finding::Declined(String::new()),
+            Err(_) if is_on(Mutant::SilenceIsConsent) => Finding::Authorized(String::new()),
             Err(error) => match self.gateway.look_up(&payment.provider_key).await {
                 Ok(Authorization::Unknown) | Err(_) => Finding::Unknown(error.to_string()),
                 Ok(known) => finding(known),
@@ -238,7 +242,7 @@ impl SagaRunner {
         crash_point("before_void");
         let reason = saga.reason.clone().unwrap_or(CompensationReason::PaymentUnavailable);
         let mut endings = Vec::with_capacity(saga.payments.len());
-        for payment in &saga.payments {
+        for payment in saga.payments.iter().filter(|_| !is_on(Mutant::NotVoided)) {
             let problem = match self.gateway.void(&payment.provider_key).await {
                 Ok(Authorization::Voided { reference }) => {
                     endings.push((payment.payment_id, Ending::Voided(reference)));

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 use super::Region;
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{StopStore, StoreError};
 use crate::runtime::TaskSet;
 
@@ -69,6 +70,9 @@ impl Stops {
     /// The database was set back, as `proof` says. Stops at once, and keeps the proof; where that
     /// fails, the next proof is the retry, and comparisons with the peers bring one.
     pub fn set_back(&self, proof: String) {
+        if is_on(Mutant::AmnesiaPassedOver) {
+            return;
+        }
         if self.region.stop_for_good() {
             tracing::error!(
                 proof,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::inventory::StockDelta;
 use crate::domain::order::{EventMaker, OrderRecord};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{OrderWrite, SagaWrite};
 use crate::ports::{ChangeSet, Needs, View};
 use crate::saga::SagaRecord;
@@ -73,7 +74,10 @@ impl<'a> Workspace<'a> {
         made: EventMaker,
         intent: Option<IntentRecord>,
     ) -> Arc<OrderRecord> {
-        let (record, events) = made.finish();
+        let (mut record, events) = made.finish();
+        if is_on(Mutant::StateBesideEvents) {
+            record.order.updated_at_ms = self.now_ms + 1;
+        }
         let (id, record) = (record.order.id, Arc::new(record));
         let before = self.view.orders.insert(id, Arc::clone(&record));
         let write = self.changes.orders.entry(id).or_insert_with(|| OrderWrite {

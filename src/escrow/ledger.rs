@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::row::{Row, UNITS_MAX, Unsound, cap};
+use crate::mutants::{Mutant, is_on};
 use crate::types::{Actor, Epoch, RegionId};
 
 /// The rights of all regions to one key, as known in one region.
@@ -205,7 +206,8 @@ impl Ledger {
         if to == self.own {
             return Err(Refusal::GrantToItself);
         }
-        let granted = units.min(self.spendable());
+        let beyond = is_on(Mutant::GrantsBeyondItsRights);
+        let granted = if beyond { units } else { units.min(self.spendable()) };
         self.write(|row| add(row.granted.entry(to).or_insert(0), granted))?;
         Ok(granted)
     }
@@ -251,6 +253,7 @@ impl Ledger {
     /// anybody before it is stored can come to stand for two values.
     pub fn follow_rights(&mut self) {
         let inflow = self.inflow(self.own);
+        let inflow = if is_on(Mutant::CeilingBeyondInflow) { inflow + 1 } else { inflow };
         let chosen = self.own_row().chosen.clone();
         if let Some(value) = chosen.value.raised(inflow, inflow) {
             self.choose(chosen.followed_by(chosen.ballot, value));

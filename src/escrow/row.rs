@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::register::Slot;
+use crate::mutants::{Mutant, is_on};
 use crate::types::Actor;
 
 /// The most units a cell, and any sum of cells of one row, can hold: PostgreSQL stores `bigint`. What
@@ -118,7 +119,8 @@ impl Row {
         let sum = u128::from(self.net_spent())
             + u128::from(self.withdrawn)
             + u128::from(self.granted_total());
-        cap(sum)
+        let forgotten = if is_on(Mutant::GrantsAreNoOutflow) { self.granted_total() } else { 0 };
+        cap(sum - u128::from(forgotten))
     }
 
     /// Checks what every row of an honest `owner` satisfies. Rows from the network pass here first.

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 
 use super::envelope::{Envelope, Position, SCHEMA_VERSION};
 use super::pull::{PULL_ENVELOPES_MAX, PullRequest};
+use crate::mutants::{Mutant, is_on};
 use crate::types::RegionId;
 
 /// How many envelopes of one origin wait at most: 20 s of a region at 3,000 orders a second in
@@ -215,7 +216,8 @@ impl Inbound {
         let (_, since_ms) = self.repair.missing_since?;
         let patience_ms = if self.repair.eager { 0 } else { PATIENCE_MS };
         let fills_a_hole = self.furthest().is_some_and(|furthest| furthest > from);
-        if self.repair.asked
+        if is_on(Mutant::NothingIsPulled)
+            || self.repair.asked
             || now_ms < self.repair.retry_at_ms.max(since_ms + patience_ms)
             || !(fills_a_hole || self.has_room())
         {
@@ -254,6 +256,9 @@ impl Inbound {
     fn follower(&self, at: Position) -> Option<&Envelope> {
         if let Some(next) = self.pending.get(&at.next()) {
             return Some(next);
+        }
+        if is_on(Mutant::GapSkipped) {
+            return self.pending.range(at.next()..).next().map(|(_, envelope)| envelope);
         }
         let (_, first) = self.pending.range(next_epoch(at)..).next()?;
         let is_reached = first.follows.is_none_or(|follows| follows <= at);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::fraud::FraudVerdict;
+use crate::mutants::{Mutant, is_on};
 use crate::types::PaymentId;
 
 /// How often a provider that gives no answer is asked before the order is given up. With the
@@ -130,11 +131,14 @@ pub enum Verdict {
 
 /// Judges.
 pub fn judge(findings: &Findings) -> Verdict {
+    let forgotten =
+        |finding: &Finding| is_on(Mutant::PendingIsNothing) && matches!(finding, Finding::Pending);
     let held = || {
         let maybe_held = findings
             .payments
             .iter()
-            .filter(|(_, finding)| !matches!(finding, Finding::Declined(_) | Finding::Voided(_)));
+            .filter(|(_, finding)| !matches!(finding, Finding::Declined(_) | Finding::Voided(_)))
+            .filter(|(_, finding)| !forgotten(finding));
         maybe_held.map(|(id, _)| *id).collect::<Vec<_>>()
     };
     let compensate = |reason| Verdict::Compensate { reason, void: held() };
@@ -180,7 +184,7 @@ pub fn judge(findings: &Findings) -> Verdict {
     } else {
         findings.age_ms >= PENDING_PATIENCE_MS
     };
-    if out_of_patience {
+    if out_of_patience && !is_on(Mutant::AsksForEver) {
         compensate(CompensationReason::PaymentUnavailable)
     } else {
         Verdict::AskAgain

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{Applied, ReplicationError, ReplicationStore};
 use crate::replication::{
     Envelope, Head, NewEnvelope, PULL_ANSWER_BYTES_MAX, Position, SCHEMA_VERSION, Watermark,
@@ -145,7 +146,9 @@ impl ReplicationStore for PgStore {
         let mut lease = self.lease().await.map_err(unavailable)?;
         let work = async {
             sqlx::query("BEGIN").execute(&mut *lease).await?;
-            if let Some(elsewhere) = move_watermark(&mut lease, after, last).await? {
+            if let Some(elsewhere) = move_watermark(&mut lease, after, last).await?
+                && !is_on(Mutant::InboxAppliedTwice)
+            {
                 sqlx::query("ROLLBACK").execute(&mut *lease).await?;
                 return Ok(Ok(Applied::WatermarkIsAt(elsewhere)));
             }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::RegionId;
+use crate::mutants::{Mutant, is_on};
 
 /// How far a peer's stamp may be ahead of our own wall clock before it is left out. Cloud clocks are
 /// within a few milliseconds; half a second is a broken clock, and following it would drag every
@@ -97,7 +98,8 @@ impl Hlc {
 
     /// The next stamp of an own event. Higher than every stamp made or received before.
     pub fn tick(&mut self, now_ms: u64) -> HlcTimestamp {
-        let (wall_ms, logical) = if now_ms > self.last.wall_ms {
+        let (wall_ms, logical) = if now_ms > self.last.wall_ms || is_on(Mutant::ClockWithoutMemory)
+        {
             (now_ms, 0)
         } else if self.last.logical == u32::MAX {
             (self.last.wall_ms + 1, 0)

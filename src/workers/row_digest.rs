@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::rights::{Compared, Rights, repair_from};
 use crate::escrow::Digest;
+use crate::mutants::{Mutant, is_on};
 use crate::types::RegionId;
 
 /// How often to look whether a peer is due or has come back.
@@ -41,7 +42,7 @@ pub(super) async fn run(rights: Arc<Rights>, interval: Duration, stop: Cancellat
         let now_ms = rights.clock.monotonic_ms();
         let due = |peer: &RegionId| last.get(peer).is_none_or(|last| now_ms >= last.next_ms);
         let due: Vec<RegionId> = reachable.into_iter().filter(due).collect();
-        if due.is_empty() {
+        if due.is_empty() || is_on(Mutant::RowsNotCompared) {
             continue;
         }
         let first = due.iter().any(|peer| !last.contains_key(peer));

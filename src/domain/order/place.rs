@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::domain::catalogue::Product;
 use crate::domain::idempotency::{Asked, IntentKey};
 use crate::domain::inventory::{Share, Shortage, StockView};
+use crate::mutants::{Mutant, is_on};
 use crate::types::{
     Currency, CustomerId, LineId, Money, OrderId, PaymentId, RegionId, ReservationId, Sku,
 };
@@ -139,7 +140,9 @@ pub fn decide(
     let (payments, intents) = payments(request, total_minor, context)?;
     let mut demand: BTreeMap<Sku, u64> = BTreeMap::new();
     for line in &request.lines {
-        *demand.entry(line.sku.clone()).or_default() += u64::from(line.quantity);
+        let of_sku = demand.entry(line.sku.clone()).or_default();
+        let before = if is_on(Mutant::LinesCountedApart) { 0 } else { *of_sku };
+        *of_sku = before + u64::from(line.quantity);
     }
     let mut shares =
         stock.allocate(&demand, request.allow_split).map_err(PlaceRejection::InsufficientStock)?;
@@ -234,6 +237,11 @@ fn payments(
                 token: &offered.token,
             },
         );
+        let provider_key = if is_on(Mutant::RandomProviderKey) {
+            (context.fresh)().to_string()
+        } else {
+            provider_key
+        };
         payments.push(Payment {
             id: payment_id,
             method: offered.method.clone(),

@@ -1,0 +1,203 @@
+//! Deliberate faults: each drops one rule that the program rests on, to see that its absence is noticed.
+//!
+//! A place where a rule is kept asks [`is_on`] whether it is to be broken there. That is a constant
+//! `false`, which leaves nothing in the program, unless it was built with the feature `mutants`; and with
+//! that, a build without debug assertions, which every release is, does not compile. One build holds all
+//! faults; [`VARIABLE`] chooses the one that a process has.
+//!
+//! `make mutants` looks at each of them: worlds of the simulator are played until a rule is seen to break,
+//! and for what the simulator doesn't reach (HTTP, SQL) a test must fail. One that survives is a hole in the
+//! checks. `docs/MUTANTS.md` says how to add one.
+
+/// Names the fault of this process.
+pub const VARIABLE: &str = "ENTREPOT_MUTANT";
+
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!("the feature `mutants` puts faults into the program: it is not for releases");
+
+/// What must notice a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Catcher {
+    /// Some seed of the simulator.
+    Simulator,
+    /// This test of the library.
+    Unit(&'static str),
+    /// This test on real servers, of the binary `it`.
+    Servers(&'static str),
+}
+
+/// A fault, as it is documented.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Which.
+    pub mutant: Mutant,
+    /// Its name in [`VARIABLE`] and in tables.
+    pub name: &'static str,
+    /// What goes wrong.
+    pub what: &'static str,
+    /// The numbers of the rules that should be seen to break; none for what has no number.
+    pub breaks: &'static [&'static str],
+    /// Who must notice: each of these.
+    pub caught_by: &'static [Catcher],
+}
+
+macro_rules! faults {
+    ($($mutant:ident = $name:literal $what:literal [$($breaks:literal),*] $($catcher:ident $(($test:literal))?),+;)*) => {
+        /// The faults.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutant {
+            $(#[doc = $what] $mutant,)*
+        }
+
+        /// Every fault.
+        pub const FAULTS: &[Fault] = &[
+            $(Fault {
+                mutant: Mutant::$mutant,
+                name: $name,
+                what: $what,
+                breaks: &[$($breaks),*],
+                caught_by: &[$(Catcher::$catcher $(($test))?),+],
+            },)*
+        ];
+    };
+}
+
+faults! {
+    NoIntentLookUp = "no-intent-look-up"
+        "A placement does not look whether its intent was taken before."
+        ["I-07"] Simulator;
+    RandomProviderKey = "random-provider-key"
+        "The provider's key of a payment is made up instead of derived from the intent."
+        ["I-07", "I-10"] Simulator;
+    NobodyYields = "nobody-yields"
+        "Of two orders of one intent in two regions none is cancelled."
+        ["I-07", "I-16"] Simulator;
+    BothYield = "both-yield"
+        "Of two orders of one intent in two regions both are cancelled."
+        ["I-06", "I-07"] Simulator;
+    StandsOnVoidedMoney = "stands-on-voided-money"
+        "An order stays although the other order of its intent voided the money of both."
+        ["I-10", "I-12"] Simulator;
+    AnyBodyReplays = "any-body-replays"
+        "A key that was used for another body answers the first order."
+        ["I-07"] Unit("http::handlers::tests::the_same_key_gives_the_first_answer_again");
+
+    UnguardedReserve = "unguarded-reserve"
+        "What was read as free is reserved without a look at what it is now."
+        ["I-01", "I-03", "I-05"] Simulator, Servers("store_contract::in_postgres::nothing_is_sold_beyond_the_ceiling_nor_given_back_twice");
+    LinesCountedApart = "lines-counted-apart"
+        "Two lines of one SKU are checked each for itself."
+        ["I-02"] Simulator;
+    ReleasedTwice = "released-twice"
+        "What an order held is given back twice."
+        ["I-03"] Simulator;
+    NeverReleased = "never-released"
+        "A cancelled order keeps its units."
+        ["I-03"] Simulator;
+    GrantsBeyondItsRights = "grants-beyond-its-rights"
+        "A giver grants what it is asked for, whatever it holds."
+        ["I-05"] Simulator;
+    GrantsAreNoOutflow = "grants-are-no-outflow"
+        "What was given away does not count against the ceiling."
+        ["I-01", "I-05"] Simulator;
+    CeilingBeyondInflow = "ceiling-beyond-inflow"
+        "A ceiling is raised by a unit more than flowed to the region."
+        ["I-04"] Simulator;
+    AmnesiaPassedOver = "amnesia-passed-over"
+        "A region that is shown that its database was set back goes on."
+        ["I-01"] Simulator;
+    NobodyIsAsked = "nobody-is-asked"
+        "An order that is short is refused without asking the peers."
+        [] Simulator;
+
+    UnknownCommitTakenForDone = "unknown-commit-taken-for-done"
+        "A COMMIT without an answer counts as done."
+        ["I-06"] Simulator;
+    LostOutboxRow = "lost-outbox-row"
+        "What is told to the others leaves out cancellations."
+        ["I-18", "I-20"] Simulator;
+    InboxAppliedTwice = "inbox-applied-twice"
+        "A batch is applied without a look at the watermark."
+        ["I-18"] Simulator, Servers("store_contract::in_postgres::a_batch_is_applied_once_and_in_order");
+    GapSkipped = "gap-skipped"
+        "The next envelope that is there is applied, not the next one."
+        ["I-18"] Simulator;
+    NothingIsPulled = "nothing-is-pulled"
+        "What the broker lost is not asked for at its origin."
+        ["I-18", "I-20"] Simulator;
+    RowsNotCompared = "rows-not-compared"
+        "Rows that got lost on their way are not looked for."
+        ["I-20"] Simulator;
+    ClockWithoutMemory = "clock-without-memory"
+        "Stamps are the wall clock's time."
+        ["I-17"] Simulator;
+    StateBesideEvents = "state-beside-events"
+        "The stored order is changed beside its events."
+        ["I-19"] Simulator;
+
+    SilenceIsRefusal = "silence-is-refusal"
+        "A provider that does not answer counts as having declined."
+        ["I-10", "I-12"] Simulator;
+    SilenceIsConsent = "silence-is-consent"
+        "A provider that does not answer counts as holding the money."
+        ["I-10", "I-12"] Simulator;
+    NotVoided = "not-voided"
+        "An order is undone without voiding its money."
+        ["I-10", "I-12"] Simulator;
+    PendingIsNothing = "pending-is-nothing"
+        "Money that the provider decides on later counts as not held when the order is undone."
+        ["I-10", "I-12"] Simulator;
+    AsksForEver = "asks-for-ever"
+        "A provider that never answers is asked for ever."
+        ["I-16"] Simulator;
+    NoRecovery = "no-recovery"
+        "Sagas of a process that died are left alone."
+        ["I-16"] Simulator;
+}
+
+/// Whether this fault is to be made here. `false` in every build but that of the faults.
+#[cfg(not(feature = "mutants"))]
+#[inline]
+pub const fn is_on(_mutant: Mutant) -> bool {
+    false
+}
+
+/// Whether this process makes this fault.
+#[cfg(feature = "mutants")]
+pub fn is_on(mutant: Mutant) -> bool {
+    *CHOSEN == Some(mutant)
+}
+
+/// Read once: a process has one fault, or none.
+#[cfg(feature = "mutants")]
+static CHOSEN: std::sync::LazyLock<Option<Mutant>> = std::sync::LazyLock::new(|| {
+    #[expect(clippy::disallowed_methods, reason = "the one switch, and in no release")]
+    let name = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty())?;
+    let fault = FAULTS.iter().find(|fault| fault.name == name);
+    Some(fault.unwrap_or_else(|| panic!("{VARIABLE}: there is no fault {name}")).mutant)
+});
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::types::InvariantId;
+
+    #[test]
+    fn every_fault_has_a_name_of_its_own_and_breaks_rules_that_exist() {
+        let names: BTreeSet<&str> = FAULTS.iter().map(|fault| fault.name).collect();
+        assert_eq!(names.len(), FAULTS.len());
+        let known = |code: &&str| InvariantId::ALL.iter().any(|id| id.code() == *code);
+        for fault in FAULTS {
+            assert!(fault.breaks.iter().all(known), "{}", fault.name);
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "mutants"))]
+    fn without_the_feature_there_are_none() {
+        const ANY: bool = is_on(Mutant::UnguardedReserve);
+        const { assert!(!ANY) };
+    }
+}
