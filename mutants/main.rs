@@ -82,5 +82,5 @@ fn one(fault: &Fault, catcher: Catcher, binaries: &tests::Binaries) -> Result<Ro
             failed.then(|| test.to_owned())
         }
     };
-    Ok(Row { name: fault.name.to_owned(), by, seconds: began.elapsed().as_secs_f32() })
+    Ok(Row { name: fault.name.to_owned(), by, took: began.elapsed() })
 }

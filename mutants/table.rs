@@ -1,5 +1,7 @@
 //! The table: one line for each fault and who has to notice it.
 
+use std::time::Duration;
+
 /// What came of one fault and one that had to notice it.
 pub(crate) struct Row {
     /// The fault.
@@ -7,7 +9,7 @@ pub(crate) struct Row {
     /// Who noticed, and how; `None` when it survived.
     pub(crate) by: Option<String>,
     /// How long it took.
-    pub(crate) seconds: f32,
+    pub(crate) took: Duration,
 }
 
 /// What was seen so far.
@@ -28,7 +30,7 @@ impl Table {
 
     /// Prints a line.
     pub(crate) fn add(&mut self, row: Row) {
-        let Row { name, by, seconds } = row;
+        let Row { name, by, took } = row;
         let by = if let Some(by) = by {
             self.caught += 1;
             by.chars().take(FOUND_CHARS_MAX).collect()
@@ -36,7 +38,7 @@ impl Table {
             self.survived.push(name.clone());
             "NOBODY".to_owned()
         };
-        println!("{name:<34} {seconds:>7.1}  {by}");
+        println!("{name:<34} {:>7.1}  {by}", took.as_secs_f32());
     }
 
     /// Prints the score. Were all caught?

@@ -39,11 +39,12 @@ pub(crate) fn build<'a>(catchers: impl Iterator<Item = &'a Catcher>) -> Result<B
             .map_err(|error| format!("cargo can't be run: {error}"))?;
         let said = String::from_utf8_lossy(&cargo.stdout);
         let artifacts = said.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let executable = artifacts.filter_map(|artifact: serde_json::Value| {
+        let mut executable = artifacts.filter_map(|artifact: serde_json::Value| {
             let is_ours = artifact["target"]["name"] == name && artifact["profile"]["test"] == true;
             is_ours.then(|| artifact["executable"].as_str().map(str::to_owned)).flatten()
         });
-        let executable = executable.last().ok_or(format!("the tests of `{name}` don't build"))?;
+        let executable =
+            executable.next_back().ok_or(format!("the tests of `{name}` don't build"))?;
         binaries.insert(name.to_owned(), executable);
     }
     Ok(Binaries(binaries))
@@ -113,10 +114,10 @@ pub(crate) fn rules_of_the_model() -> Result<Vec<Row>, String> {
     if all.is_empty() {
         return Err("the model was not looked at".to_owned());
     }
-    let seconds = began.elapsed().as_secs_f32() / all.len() as f32;
+    let took = began.elapsed() / u32::try_from(all.len()).unwrap_or(u32::MAX);
     let row = |name: String| {
         let by = broken.get(&name).map(|found| format!("model: {found}"));
-        Row { name: format!("model: without {name}"), by, seconds }
+        Row { name: format!("model: without {name}"), by, took }
     };
     Ok(all.into_iter().map(row).collect())
 }

@@ -77,10 +77,17 @@ faults! {
         ["I-06", "I-07"] Simulator;
     StandsOnVoidedMoney = "stands-on-voided-money"
         "An order stays although the other order of its intent voided the money of both."
-        ["I-10", "I-12"] Simulator;
+        ["I-10", "I-12"] Unit("app::cancel_duplicate::tests::an_order_does_not_stand_on_money_that_the_other_one_voided");
     AnyBodyReplays = "any-body-replays"
         "A key that was used for another body answers the first order."
         ["I-07"] Unit("http::handlers::tests::the_same_key_gives_the_first_answer_again");
+
+    PeersNotAsked = "peers-not-asked"
+        "A placement that strayed does not ask the other regions for its intent."
+        ["I-07"] Simulator;
+    DrainedTakesOrders = "drained-takes-orders"
+        "A drained region takes new orders."
+        [] Simulator, Unit("http::handlers::tests::a_draining_region_takes_no_new_orders_but_repeats_old_answers");
 
     UnguardedReserve = "unguarded-reserve"
         "What was read as free is reserved without a look at what it is now."
@@ -94,8 +101,11 @@ faults! {
     NeverReleased = "never-released"
         "A cancelled order keeps its units."
         ["I-03"] Simulator;
+    GrantedTwice = "granted-twice"
+        "A request that is heard twice is granted twice."
+        ["I-04"] Simulator, Servers("store_contract::in_postgres::a_request_is_granted_once");
     GrantsBeyondItsRights = "grants-beyond-its-rights"
-        "A giver grants what it is asked for, whatever it holds."
+        "An operator's transfer moves what is asked for, whatever the giver holds."
         ["I-05"] Simulator;
     GrantsAreNoOutflow = "grants-are-no-outflow"
         "What was given away does not count against the ceiling."
@@ -113,6 +123,18 @@ faults! {
     UnknownCommitTakenForDone = "unknown-commit-taken-for-done"
         "A COMMIT without an answer counts as done."
         ["I-06"] Simulator;
+    UnknownCommitTakenForFailed = "unknown-commit-taken-for-failed"
+        "A COMMIT without an answer counts as failed: nobody looks."
+        [] Simulator;
+    CommitErrorIsFailure = "commit-error-is-failure"
+        "A COMMIT that PostgreSQL answers with an error counts as not done."
+        ["I-06"] Servers("hang_ups::a_commit_that_answers_with_an_error_is_unknown");
+    ConnectionsKept = "connections-kept"
+        "A connection whose work was given up goes back to the pool."
+        ["I-06"] Servers("hang_ups::whatever_was_acknowledged_is_there_although_others_hang_up_at_every_millisecond");
+    NoEpochCheck = "no-epoch-check"
+        "An incarnation that is over goes on writing."
+        ["I-13"] Simulator, Servers("store_contract::in_postgres::an_incarnation_that_is_over_writes_nothing");
     LostOutboxRow = "lost-outbox-row"
         "What is told to the others leaves out cancellations."
         ["I-18", "I-20"] Simulator;
@@ -131,6 +153,21 @@ faults! {
     ClockWithoutMemory = "clock-without-memory"
         "Stamps are the wall clock's time."
         ["I-17"] Simulator;
+    StampsForgotten = "stamps-forgotten"
+        "After a start the clock knows nothing of the stamps made before."
+        ["I-17"] Simulator;
+    AnyClockFollowed = "any-clock-followed"
+        "The clock follows stamps from however far ahead."
+        [] Simulator;
+    WallClockWins = "wall-clock-wins"
+        "Of two changes to a product the one with the later wall-clock time wins."
+        ["I-17"] Simulator;
+    SeenStampsPassedOver = "seen-stamps-passed-over"
+        "A change is stamped without a look at the stamp of what it replaces."
+        ["I-17"] Simulator;
+    LastToArriveWins = "last-to-arrive-wins"
+        "Of two changes to a product the one that arrives last wins."
+        ["I-20"] Simulator;
     StateBesideEvents = "state-beside-events"
         "The stored order is changed beside its events."
         ["I-19"] Simulator;
@@ -153,6 +190,16 @@ faults! {
     NoRecovery = "no-recovery"
         "Sagas of a process that died are left alone."
         ["I-16"] Simulator;
+
+    EverybodySeesAll = "everybody-sees-all"
+        "A customer is shown other customers' orders."
+        ["I-27"] Unit("http::handlers::tests::others_orders_do_not_exist");
+    TokensNeverExpire = "tokens-never-expire"
+        "A token is good for ever once it was checked."
+        ["I-27"] Unit("http::auth::verifier::tests::a_good_token_is_good_until_it_expires_also_from_memory");
+    UnsignedWebhooks = "unsigned-webhooks"
+        "A webhook is believed whoever signed it."
+        ["I-12"] Unit("gateways::webhook::tests::every_changed_part_is_noticed");
 }
 
 /// Whether this fault is to be made here. `false` in every build but that of the faults.
@@ -192,6 +239,14 @@ mod tests {
         for fault in FAULTS {
             assert!(fault.breaks.iter().all(known), "{}", fault.name);
         }
+    }
+
+    #[test]
+    fn every_fault_is_in_the_document() {
+        let document = include_str!("../docs/MUTANTS.md");
+        let is_missing = |name: &&str| !document.contains(&format!("`{name}`"));
+        let missing: Vec<&str> = FAULTS.iter().map(|fault| fault.name).filter(is_missing).collect();
+        assert!(missing.is_empty(), "docs/MUTANTS.md does not name {missing:?}");
     }
 
     #[test]

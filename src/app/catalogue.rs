@@ -69,7 +69,7 @@ impl Command for PutProduct {
         let known = workspace.view.products.get(&self.sku).cloned();
         let seen = known.as_ref().map(|product| product.hlc);
         let product = match self.put.decide(workspace, known) {
-            Ok(product) => Product { hlc: workspace.tick(), ..product },
+            Ok(product) => Product { hlc: workspace.tick_after(seen), ..product },
             Err(outcome) => return outcome,
         };
         workspace.view.products.insert(self.sku.clone(), product.clone());
@@ -94,7 +94,7 @@ impl Command for PutNode {
         let known = workspace.view.nodes.get(&self.id).cloned();
         let seen = known.as_ref().map(|node| node.hlc);
         let node = match self.put.decide(workspace, known) {
-            Ok(node) => Node { hlc: workspace.tick(), ..node },
+            Ok(node) => Node { hlc: workspace.tick_after(seen), ..node },
             Err(outcome) => return outcome,
         };
         workspace.view.nodes.insert(self.id.clone(), node.clone());

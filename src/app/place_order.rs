@@ -83,7 +83,7 @@ impl Command for PlaceOrder {
         if let Some(known) = self.known_reference(workspace) {
             return known;
         }
-        if workspace.region.is_draining() {
+        if workspace.region.is_draining() && !is_on(Mutant::DrainedTakesOrders) {
             return PlaceOutcome::Draining;
         }
         let region = workspace.region;

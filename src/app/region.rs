@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{Clock, Ids};
 use crate::types::{ClockDrift, Epoch, Hlc, HlcTimestamp, OrderId, RegionId, RegionNumber};
 
@@ -37,6 +38,8 @@ impl Region {
         ids: Arc<dyn Ids>,
     ) -> Self {
         let number = *numbers.get(&id).expect("a region is one of its deployment's");
+        let forgets = is_on(Mutant::StampsForgotten);
+        let floor = if forgets { HlcTimestamp::origin(id) } else { floor };
         let floor = HlcTimestamp { region: id, ..floor };
         Self {
             id,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::domain::idempotency::StockRefusal;
 use crate::domain::order::place::{PlaceRejection, PlaceRequest};
 use crate::domain::order::{OrderRecord, OrderStatus};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{Reader, RightsSource, StoreError};
 use crate::replication::{LinkState, PeerView, Peers};
 use crate::types::{Actor, HlcTimestamp, OrderId, RegionId, SagaId, Sku};
@@ -158,7 +159,9 @@ impl App {
         let Some(_guard) = self.in_flight.enter(&request.intent) else {
             return Ok(Placement::InFlight);
         };
-        if let Some(lookup) = self.lookup.as_ref().filter(|_| strayed) {
+        if let Some(lookup) =
+            self.lookup.as_ref().filter(|_| strayed && !is_on(Mutant::PeersNotAsked))
+        {
             match lookup.ask(&request.intent).await {
                 Knowledge::Unknown => {}
                 Knowledge::InFlight => return Ok(Placement::InFlight),

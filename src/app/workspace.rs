@@ -9,7 +9,7 @@ use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{OrderWrite, SagaWrite};
 use crate::ports::{ChangeSet, Needs, View};
 use crate::saga::SagaRecord;
-use crate::types::{HlcTimestamp, OrderId, SagaId, StockKey};
+use crate::types::{Hlc, HlcTimestamp, OrderId, SagaId, StockKey};
 
 use super::Region;
 
@@ -51,6 +51,20 @@ impl<'a> Workspace<'a> {
         let stamp = self.region.tick();
         self.last_stamp = Some(stamp);
         stamp
+    }
+
+    /// The next stamp of what is written over something stamped `seen`: later than that one too, which a
+    /// region may have made whose clock is further ahead than this one follows.
+    pub fn tick_after(&mut self, seen: Option<HlcTimestamp>) -> HlcTimestamp {
+        let stamp = self.tick();
+        if is_on(Mutant::WallClockWins) {
+            return HlcTimestamp { wall_ms: self.now_ms, logical: 0, ..stamp };
+        }
+        let Some(seen) = seen.filter(|seen| *seen >= stamp && !is_on(Mutant::SeenStampsPassedOver))
+        else {
+            return stamp;
+        };
+        Hlc::starting_after(HlcTimestamp { region: stamp.region, ..seen }).tick(0)
     }
 
     /// The last stamp of the group; a fresh one if it made none.

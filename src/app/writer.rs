@@ -240,6 +240,9 @@ impl Group {
                 Err(CommitError::Unknown(_)) if is_on(Mutant::UnknownCommitTakenForDone) => {
                     return Ok(None);
                 }
+                Err(CommitError::Unknown(why)) if is_on(Mutant::UnknownCommitTakenForFailed) => {
+                    return Err(WriteError::Unavailable(why));
+                }
                 Err(CommitError::Unknown(why)) => {
                     tracing::warn!(%why, "the outcome of a commit is not known: looking it up");
                     in_doubt.get_or_insert_default().append(&mut workspace.changes.stock);

@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use crate::mutants::{Mutant, is_on};
+
 /// How far a webhook's time stamp may be from our clock, as the specification's reference libraries
 /// have it: long enough for a sender's retries of one attempt and for clocks a little off.
 pub const TOLERANCE_MS: u64 = 5 * 60 * 1000;
@@ -100,7 +102,11 @@ pub fn verify(
         message_code(secret, headers.id, headers.timestamp, body).verify_slice(&given).is_ok()
     };
     let mut candidates = headers.signature.split_ascii_whitespace().take(SIGNATURES_MAX);
-    if candidates.any(fits) { Ok(()) } else { Err(NotAuthentic::BadSignature) }
+    if candidates.any(fits) || is_on(Mutant::UnsignedWebhooks) {
+        Ok(())
+    } else {
+        Err(NotAuthentic::BadSignature)
+    }
 }
 
 fn message_code(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {

@@ -22,6 +22,7 @@ use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
 use crate::types::{Actor, Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId};
 
+use super::checks::granted;
 use super::dice::Dice;
 use super::life::Life;
 use super::memory::{Memory, MemoryRights};
@@ -420,7 +421,10 @@ impl RightsStore for Database {
     ) -> Result<Given, StoreError> {
         let arrived = self.arrive().await;
         let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
+        let before = granted(&self.memory, &request.sku, request.asker);
         let given = self.rights.give(request, demand).await?;
+        let units = granted(&self.memory, &request.sku, request.asker) - before;
+        self.shared.checks.moved_under(self.region(), request.request, units);
         self.shared.checks.learned(&self.memory, &given.learned);
         for (node, grant) in &given.grants {
             self.note(format_args!(
@@ -443,7 +447,10 @@ impl RightsStore for Database {
     ) -> Result<Moved, StoreError> {
         let arrived = self.arrive().await;
         let breaks = arrived.map_err(|trouble| StoreError::Unavailable(trouble.why()))?;
+        let before = granted(&self.memory, &key.sku, to);
         let moved = self.rights.transfer(id, key, to, units).await?;
+        let has_moved = granted(&self.memory, &key.sku, to) - before;
+        self.shared.checks.moved_under(self.region(), id, has_moved);
         self.note(format_args!("moves {units} {} at {} to {to}: {moved:?}", key.sku, key.node));
         self.shared.checks.moved(key);
         self.answers(breaks).await?;

@@ -170,6 +170,18 @@ pub enum Action {
         /// By how much.
         by_ms: i64,
     },
+    /// An operator changes a product in a region.
+    Rename {
+        /// Where.
+        region: usize,
+        /// Which SKU.
+        sku: usize,
+    },
+    /// A region's database goes on as its next incarnation; the server knows nothing of that.
+    NextEpoch {
+        /// Whose.
+        region: usize,
+    },
     /// The payment provider is gone.
     ProviderDown {
         /// How long.
@@ -204,6 +216,9 @@ pub struct Shopping {
 
 /// Worlds in which nothing breaks, so that what only holds then is looked at too.
 const CALM_PERMILLE: u64 = 80;
+
+/// Changes of products where there are any: several of some SKU, in different regions.
+const RENAMES: usize = 6;
 
 /// The tokens that shoppers pay with. Those that work come more often, or nothing would ever be sold.
 const TOKENS: &[&str] = &[
@@ -250,6 +265,10 @@ impl Plan {
         for _ in 0..faults {
             entries.push(draw.fault(&mut dice));
         }
+        let renames = if is_calm { 0 } else { dice.pick(&[0, 0, RENAMES]) };
+        for _ in 0..renames {
+            entries.push(draw.rename(&mut dice));
+        }
         entries.sort_by_key(|entry| entry.at_ms);
         Self { seed, regions, storm_ms, knobs, stock, entries }
     }
@@ -273,6 +292,21 @@ impl Plan {
         let is_order = |entry: &Entry| matches!(entry.action, Action::Order(_));
         drop_permille + unknown_commit_permille + database_error_permille == 0
             && self.entries.iter().all(is_order)
+    }
+
+    /// Nothing breaks but connections to databases, after a call was carried out or before.
+    pub fn loses_only_answers(&self) -> bool {
+        let goes_on = |entry: &Entry| {
+            !matches!(
+                entry.action,
+                Action::Crash { .. }
+                    | Action::SetBack { .. }
+                    | Action::NextEpoch { .. }
+                    | Action::DatabaseDown { .. }
+                    | Action::DatabaseSlow { .. }
+            )
+        };
+        self.knobs.database_error_permille == 0 && self.entries.iter().all(goes_on)
     }
 
     /// A plan that was read from a file must only name what there is.
@@ -303,7 +337,9 @@ impl Action {
                 shopping.tries.iter().map(|(region, _)| *region).collect(),
                 shopping.lines.iter().map(|(sku, _)| *sku).collect(),
             ),
-            Self::Adjust { region, sku, .. } => (vec![*region], vec![*sku]),
+            Self::Adjust { region, sku, .. } | Self::Rename { region, sku } => {
+                (vec![*region], vec![*sku])
+            }
             Self::Transfer { from, to, sku, node, .. } => (vec![*from, *to, *node], vec![*sku]),
             Self::Crash { region, .. }
             | Self::SetBack { region, .. }
@@ -311,6 +347,7 @@ impl Action {
             | Self::DatabaseSlow { region, .. }
             | Self::BrokerForgets { region, .. }
             | Self::ClockJumps { region, .. }
+            | Self::NextEpoch { region }
             | Self::Drain { region, .. } => (vec![*region], Vec::new()),
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => {
                 (vec![*from, *to], Vec::new())
@@ -400,12 +437,17 @@ impl Draw {
         (from, (from + step) % self.regions)
     }
 
+    fn rename(&self, dice: &mut Dice) -> Entry {
+        let (region, sku) = (dice.index(self.regions), dice.index(self.skus));
+        Entry { at_ms: dice.below(self.storm_ms), action: Action::Rename { region, sku } }
+    }
+
     fn fault(&mut self, dice: &mut Dice) -> Entry {
         let region = dice.index(self.regions);
         let (from, to) = self.two(dice);
         let lasts_ms = dice.pick(&[200, 1_000, 3_000, 8_000]);
         let sku = dice.index(self.skus);
-        let action = match dice.below(26) / 2 {
+        let action = match dice.below(27) / 2 {
             0 | 1 => Action::Crash { region, down_ms: lasts_ms },
             2 => Action::DatabaseDown { region, down_ms: lasts_ms },
             3 => Action::DatabaseSlow { region, factor: dice.pick(&[5, 40, 400]), lasts_ms },
@@ -422,6 +464,7 @@ impl Draw {
                 let by = i64::try_from(dice.between(1, 30)).unwrap_or(0);
                 Action::Adjust { region, sku, by: if dice.chance(500) { by } else { -by } }
             }
+            13 => Action::NextEpoch { region },
             12 if dice.chance(500) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
             _ if dice.chance(500) => Action::Drain { region, lasts_ms },
             _ => {

@@ -159,7 +159,12 @@ async fn attempt(
     loop {
         tokio::time::sleep(LAST_MILE).await;
         let before = plenty(world, shopping);
-        let placement = ask(world, shopping, region, own != region).await;
+        let strayed = own != region;
+        let is_known = strayed && could_be_known(world, shopping, region);
+        let placement = ask(world, shopping, region, strayed).await;
+        if is_known && let Some(order) = placed_in(placement.as_ref(), region) {
+            world.shared.checks.placed_twice(&intent(shopping), order);
+        }
         if let Some(Placement::OutOfStock { replayed: false, .. }) = &placement
             && let (Some(before), Some(after)) = (before, plenty(world, shopping))
         {
@@ -195,6 +200,27 @@ fn plenty(world: &World, shopping: &Shopping) -> Option<u64> {
         .map(|(index, _)| checks.unpromised(&sku(*index)).saturating_sub(wanted(*index)));
     let hear_each_other = world.shared.time.now_ms() >= HEARD_MS;
     left.min().filter(|left| world.is_calm() && hear_each_other && *left >= PLENTY)
+}
+
+/// In a world in which nothing breaks: another region has an order of this shopping, and can be asked.
+fn could_be_known(world: &World, shopping: &Shopping, region: usize) -> bool {
+    let hear_each_other = world.shared.time.now_ms() >= HEARD_MS;
+    let here = world.sites()[region].region;
+    let in_time = world.shared.now_and_then(|knobs| knobs.reorder_permille) == 0;
+    world.is_calm()
+        && in_time
+        && hear_each_other
+        && world.shared.checks.taken_elsewhere(&intent(shopping), here)
+}
+
+/// The order that this region has just taken.
+fn placed_in(placement: Option<&Placement>, region: usize) -> Option<OrderId> {
+    let (Placement::Settled { order, replayed: false }
+    | Placement::Running { order, replayed: false }) = placement?
+    else {
+        return None;
+    };
+    (order.order.home_region.as_str() == REGIONS[region]).then_some(order.order.id)
 }
 
 /// As the border does it: the order's home is asked, and its copy is the second best answer.
@@ -244,6 +270,13 @@ async fn ask(
     tokio::select! {
         biased;
         () = server.life.over() => None,
-        placed = placing => placed.ok().and_then(Result::ok),
+        placed = placing => {
+            let placed = placed.ok()?;
+            if placed.is_err() && world.loses_only_answers() {
+                let region = world.sites()[region].region;
+                world.shared.checks.was_not_told(region, &intent(shopping));
+            }
+            placed.ok()
+        }
     }
 }

@@ -40,6 +40,12 @@ impl Skew {
     pub fn jump(&self, by_ms: i64) {
         self.0.fetch_add(by_ms, Ordering::Relaxed);
     }
+
+    /// What the clock shows.
+    pub fn wall_ms(&self, time: WorldTime) -> u64 {
+        let right = BEGINNING_MS + time.now_ms();
+        right.saturating_add_signed(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The clocks of one process.
@@ -58,8 +64,7 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn wall_ms(&self) -> u64 {
-        let right = BEGINNING_MS + self.time.now_ms();
-        right.saturating_add_signed(self.skew.0.load(Ordering::Relaxed))
+        self.skew.wall_ms(self.time)
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::app::{AdjustStock, Adjustment};
+use crate::app::{AdjustStock, Adjustment, Put, PutProduct};
 use crate::domain::catalogue::{Node, NodeKind, Product};
 use crate::ports::{ChangeSet, Stamp, Store as _};
 use crate::runtime::spawn_named;
-use crate::types::{HlcTimestamp, RegionId, RegionNumber, StockKey, TransferId};
+use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey, TransferId};
 
 use super::bus::Hub;
 use super::checks::Checks;
@@ -35,6 +35,7 @@ pub struct World {
     /// The provider.
     pub provider: Arc<Provider>,
     is_calm: bool,
+    loses_only_answers: bool,
     around: Surroundings,
     sites: Vec<Site>,
     servers: Mutex<Vec<Option<Arc<Server>>>>,
@@ -77,9 +78,18 @@ impl World {
         };
         let dice = Mutex::new(Dice::of(plan.seed, "operators"));
         let servers = Mutex::new(sites.iter().map(|_| None).collect());
-        let is_calm = plan.is_calm();
-        let world =
-            Arc::new(Self { shared, network, provider, is_calm, around, sites, servers, dice });
+        let (is_calm, loses_only_answers) = (plan.is_calm(), plan.loses_only_answers());
+        let world = Arc::new(Self {
+            shared,
+            network,
+            provider,
+            is_calm,
+            loses_only_answers,
+            around,
+            sites,
+            servers,
+            dice,
+        });
         world.stock(plan).await;
         let of_world = Arc::downgrade(&world);
         world.provider.tell(Arc::new(move |order| {
@@ -141,6 +151,7 @@ impl World {
     /// Starts a region's server, unless one runs.
     fn start(&self, region: usize) {
         if self.server(region).is_none() {
+            self.shared.checks.started(self.sites[region].region);
             let server = self.sites[region].start(&self.around);
             self.shared.note(REGIONS[region], format_args!("starts"));
             self.set_server(region, Some(Arc::new(server)));
@@ -161,6 +172,11 @@ impl World {
     /// Nothing breaks in this world.
     pub fn is_calm(&self) -> bool {
         self.is_calm
+    }
+
+    /// Servers and databases go on all the time; only answers of databases get lost.
+    pub fn loses_only_answers(&self) -> bool {
+        self.loses_only_answers
     }
 
     /// Regions by their databases.
@@ -225,7 +241,9 @@ impl World {
                 wait(lasts_ms).await;
                 self.network.set_slow(from, to, 1);
             }
-            Action::ClockJumps { region, by_ms } => self.sites[region].skew.jump(by_ms),
+            Action::ClockJumps { region, by_ms } => self.clock_jumps(region, by_ms),
+            Action::Rename { region, sku: place } => self.rename(region, place).await,
+            Action::NextEpoch { region } => self.next_epoch(region),
             Action::ProviderDown { lasts_ms } => {
                 self.provider.set_down(true);
                 wait(lasts_ms).await;
@@ -266,6 +284,36 @@ impl World {
         self.start(region);
     }
 
+    fn clock_jumps(&self, region: usize, by_ms: i64) {
+        let site = &self.sites[region];
+        let shown_ms = site.skew.wall_ms(self.shared.time);
+        self.shared.checks.clock_showed(site.region, shown_ms);
+        site.skew.jump(by_ms);
+    }
+
+    /// Whoever is fenced is told by its database only. What it wrote by then is no measure any more: in the
+    /// next epoch nothing of it is anybody's.
+    fn next_epoch(&self, region: usize) {
+        let memory = &self.sites[region].memory;
+        let Epoch(epoch) = memory.start().epoch;
+        self.shared.checks.forgets(memory.region());
+        memory.begin_epoch(Epoch(epoch + 1));
+    }
+
+    async fn rename(&self, region: usize, place: usize) {
+        let Some(server) = self.server(region) else { return };
+        let change = |product: Product| Product { description: "changed".to_owned(), ..product };
+        let put = PutProduct { sku: sku(place), put: Put::Change(Box::new(change)) };
+        tokio::select! {
+            biased;
+            () = server.life.over() => {}
+            outcome = server.app.writer.submit(put) => {
+                let outcome = outcome.map(|(outcome, _)| outcome);
+                self.shared.note(REGIONS[region], format_args!("renames: {outcome:?}"));
+            }
+        }
+    }
+
     async fn adjust(&self, region: usize, place: usize, by: i64) {
         let Some(server) = self.server(region) else { return };
         let key = StockKey { sku: sku(place), node: node(region) };
@@ -301,7 +349,13 @@ impl World {
 
     async fn drain(&self, region: usize, draining: bool) {
         let Some(server) = self.server(region) else { return };
+        if !draining {
+            self.shared.checks.drained(self.sites[region].region, false);
+        }
         let drained = server.app.stops.drain(draining).await;
+        if draining && drained.is_ok() {
+            self.shared.checks.drained(self.sites[region].region, true);
+        }
         self.shared.note(REGIONS[region], format_args!("drains {draining}: {drained:?}"));
     }
 

@@ -40,6 +40,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     FIRST_RIGHTS,
     CHANGE_RIGHTS,
     APPEND_OUTBOX,
+    STILL_IN_EPOCH,
 ];
 
 const INSERT_SAGAS: &str = "
@@ -127,6 +128,10 @@ WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 RETURNING se
 INSERT INTO outbox (epoch, seq, hlc, event_hash, payload, committed_at_ms)
 SELECT $1, head.seq, $2, $3, $4, $5 FROM head RETURNING seq";
 
+/// For what takes no place in the outbox. Until the commit is through, no other incarnation begins.
+const STILL_IN_EPOCH: &str = "
+SELECT true FROM outbox_head WHERE epoch = $1 FOR SHARE";
+
 #[async_trait]
 impl Store for PgStore {
     async fn load(&self, needs: &Needs) -> Result<View, StoreError> {
@@ -143,7 +148,10 @@ impl Store for PgStore {
         match within(self.deadline, write).await.map_err(unavailable)? {
             Ok(sequence) => {
                 let commit = sqlx::query("COMMIT").execute(&mut *lease);
-                let unknown = |error: sqlx::Error| CommitError::Unknown(error.to_string());
+                let unknown = |error: sqlx::Error| match error.to_string() {
+                    why if is_on(Mutant::CommitErrorIsFailure) => CommitError::Unavailable(why),
+                    why => CommitError::Unknown(why),
+                };
                 within(self.deadline, commit).await.map_err(unknown)?;
                 lease.keep();
                 Ok(Committed { sequence })
@@ -228,8 +236,15 @@ async fn write(
             .bind(signed(stamp.now_ms))
             .fetch_optional(&mut *connection)
             .await?;
+        if sequence.is_none() && is_on(Mutant::NoEpochCheck) {
+            continue;
+        }
         let sequence = sequence.ok_or(Problem::Fenced)?;
         last = Some(u64::try_from(sequence).expect("sequences count up from 1"));
+    }
+    if last.is_none() && !is_on(Mutant::NoEpochCheck) {
+        let head = sqlx::query(STILL_IN_EPOCH).bind(epoch).fetch_optional(connection).await?;
+        head.ok_or(Problem::Fenced)?;
     }
     Ok(last)
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 
+use crate::mutants::{Mutant, is_on};
+
 /// A borrowed connection.
 pub(crate) struct Lease {
     connection: Option<PoolConnection<Postgres>>,
@@ -32,6 +34,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if is_on(Mutant::ConnectionsKept) {
+            return;
+        }
         if let Some(connection) = self.connection.take() {
             drop(connection.detach());
         }

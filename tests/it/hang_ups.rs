@@ -63,6 +63,25 @@ async fn whatever_was_acknowledged_is_there_although_others_hang_up_at_every_mil
     .await;
 }
 
+/// Whether it was carried out can't be seen from the answer to a COMMIT: an error may come after it was.
+#[tokio::test]
+async fn a_commit_that_answers_with_an_error_is_unknown() {
+    let database = Database::new().await;
+    let region: RegionId = "a".parse().unwrap();
+    let store = database.store("a");
+    store.start(RegionNumber(std::num::NonZeroU8::MIN)).await.unwrap();
+    // Deferred: it strikes in the COMMIT.
+    let broken = "CREATE FUNCTION strike() RETURNS trigger LANGUAGE plpgsql
+                  AS $$ BEGIN RAISE EXCEPTION 'struck'; END $$;
+                  CREATE CONSTRAINT TRIGGER strike AFTER INSERT ON outbox
+                  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION strike()";
+    let mut connection = database.connection().await;
+    sqlx::raw_sql(broken).execute(&mut connection).await.unwrap();
+    let changes = writes::product(region, "sku", 1);
+    let outcome = store.commit(&changes, writes::stamp(region, 1)).await;
+    assert!(matches!(outcome, Err(CommitError::Unknown(_))), "{outcome:?}");
+}
+
 /// `statement_timeout` is the server's and does nothing when the server is frozen: each call has a
 /// deadline of ours. What became of a commit is unknown then, and says so.
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! at, against the databases of all regions at once, which nobody inside the system can see. What only
 //! holds at rest is in [`rest`].
 
+mod clocks;
+mod names;
 mod panics;
 mod rest;
 mod steps;
@@ -12,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::domain::idempotency::IntentKey;
+use crate::domain::order::{OrderRecord, OrderStatus};
 use crate::replication::{Position, Watermark};
 use crate::types::{HlcTimestamp, InvariantId, OrderId, RegionId, Sku, StockKey};
 
@@ -19,6 +22,7 @@ use super::memory::Memory;
 use super::shopper::Answer;
 use super::time::WorldTime;
 
+pub use names::granted;
 pub use panics::catch_panics;
 pub use rest::{are_equal, is_idle};
 
@@ -66,6 +70,8 @@ struct State {
     moved_ms: u64,
     /// What they were told when they asked once more.
     last_answers: BTreeMap<IntentKey, Answer>,
+    clocks: clocks::Clocks,
+    names: names::Names,
 }
 
 /// An order as it was after its last commit.
@@ -122,7 +128,7 @@ impl Checks {
     /// broken in this world.
     pub fn refused_in_vain(&self, intent: &IntentKey, plenty: u64) {
         let what = format!("{} was refused while {plenty} units were to be had", intent.key);
-        self.state().violation.get_or_insert(Violation { invariant: None, what });
+        self.state().break_unnumbered(what);
     }
 
     /// A shopper was told something.
@@ -205,8 +211,17 @@ impl Checks {
     }
 }
 
+/// The order was not cancelled.
+fn stands(record: &OrderRecord) -> bool {
+    record.order.status() != OrderStatus::Cancelled
+}
+
 impl State {
     fn break_rule(&mut self, invariant: InvariantId, what: String) {
         self.violation.get_or_insert(Violation { invariant: Some(invariant), what });
+    }
+
+    fn break_unnumbered(&mut self, what: String) {
+        self.violation.get_or_insert(Violation { invariant: None, what });
     }
 }

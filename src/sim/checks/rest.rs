@@ -278,7 +278,7 @@ impl Checks {
 }
 
 fn stands(homes: &BTreeMap<OrderId, OrderRecord>, id: &OrderId) -> bool {
-    homes.get(id).is_some_and(|record| record.order.status() != OrderStatus::Cancelled)
+    homes.get(id).is_some_and(super::stands)
 }
 
 /// It stands, or one of two that can't stand beside each other gave way.

@@ -28,7 +28,7 @@ impl Checks {
         let mut keys: BTreeSet<StockKey> = changes.stock.keys().cloned().collect();
         {
             let mut state = self.state();
-            if head.epoch != stamp.epoch && !changes.orders.is_empty() {
+            if head.epoch != stamp.epoch {
                 let what =
                     format!("{region} wrote in epoch {} and is in {}", stamp.epoch, head.epoch);
                 state.break_rule(InvariantId::OneHome, what);
@@ -44,11 +44,16 @@ impl Checks {
                 }
                 return hash.get(..8).unwrap_or_default().to_owned();
             }
+            state.stamps_go_on(region, changes, stamp);
             for (id, write) in &changes.orders {
+                if write.expected_version == 0 {
+                    state.order_taken(region, write, self.time.now_ms());
+                }
                 state.order_written(region, *id, write, stamp);
                 keys.extend(held(&write.record).into_keys());
             }
         }
+        self.own_changes_win(memory, changes);
         for key in &keys {
             self.look_at(key);
         }

@@ -10,6 +10,7 @@ use crate::escrow::{
     Digest, GiverDemand, KeyedRow, Ledger, MergeError, NamedGrant, Row, SkuRows, TransferRequest,
     bucket_of, decide_grant, spread,
 };
+use crate::mutants::{Mutant, is_on};
 use crate::ports::store::Spendable;
 use crate::ports::{Credit, Given, MergeReport, Moved, RightsStore, SkuLedgers, StoreError};
 use crate::types::{Actor, Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
@@ -277,7 +278,7 @@ impl RightsStore for MemoryRights {
             learned
         };
         let before = tables.rights.granted_before(request);
-        if !before.is_empty() {
+        if !before.is_empty() && !is_on(Mutant::GrantedTwice) {
             let rows = rows_of(&tables.rights, &request.sku);
             return Ok(Given { grants: before, busy: false, rows, learned });
         }
@@ -302,12 +303,14 @@ impl RightsStore for MemoryRights {
     ) -> Result<Moved, StoreError> {
         let mut tables = self.database.tables();
         let wanted = Movement { key: key.clone(), from: self.own.region, to: to.region, units };
-        if let Some(known) = tables.rights.transfers.get(&id) {
+        if let Some(known) = tables.rights.transfers.get(&id)
+            && !is_on(Mutant::GrantedTwice)
+        {
             let same = *known == wanted;
             return Ok(if same { Moved::Replayed } else { Moved::OtherTransfer });
         }
         let spendable = tables.rights.ledger(self.own, key).spendable();
-        if units > spendable {
+        if units > spendable && !is_on(Mutant::GrantsBeyondItsRights) {
             return Ok(Moved::Insufficient { spendable });
         }
         let shares = BTreeMap::from([(key.node.clone(), units)]);

@@ -1,10 +1,11 @@
 //! The outbox, incarnations, the catalogue, and why a region takes no orders.
 
+use entrepot::domain::inventory::StockDelta;
 use entrepot::ports::{ChangeSet, CommitError, Stamp};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::types::Epoch;
 
-use super::{Kind, Subject};
+use super::{Kind, Subject, stock};
 use crate::support::writes::{hlc, product, stamp};
 
 fn at(sequence: u64) -> Position {
@@ -41,6 +42,12 @@ pub(super) async fn an_incarnation_that_is_over_writes_nothing(kind: Kind) {
     assert_eq!(refused, Err(CommitError::Fenced));
     assert_eq!(a.store.product(&"x".parse().unwrap()).await.unwrap(), None);
     assert!(a.store.set_draining(Epoch(2), true).await.is_err());
+    // Neither what nobody is told of.
+    let mut changes = ChangeSet::default();
+    let received = StockDelta { received: 1, ..StockDelta::default() };
+    changes.stock.insert(stock::key("x", "n"), received);
+    assert_eq!(a.store.commit(&changes, other).await, Err(CommitError::Fenced));
+    assert_eq!(a.store.rights_of(&"x".parse().unwrap()).await.unwrap(), []);
 }
 
 pub(super) async fn the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one(
