@@ -2,6 +2,7 @@
 
 mod books;
 mod checks;
+mod disk;
 mod faults;
 mod history;
 mod judge;

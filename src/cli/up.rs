@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// How slow the links between regions are.
     #[arg(long, value_enum, default_value_t = LatencyProfile::None)]
     latency_profile: LatencyProfile,
+    /// The clocks of regions can be set (`entrepot chaos run clock-ahead`); needs libfaketime.
+    #[arg(long)]
+    fake_clocks: bool,
 }
 
 /// How slow the links between regions are.
@@ -50,6 +53,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         data_dir: args.data_dir,
         base_port: args.base_port,
         wan: args.latency_profile == LatencyProfile::Wan,
+        fake_clocks: args.fake_clocks,
         first_start: |data_dir| Box::pin(super::seed::sample(data_dir)),
     };
     if args.detach {

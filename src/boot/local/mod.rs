@@ -9,6 +9,7 @@
 //! What is not here: anything a region needs to work. A region only ever sees a configuration file
 //! with addresses, and can't tell a local deployment from production.
 
+pub(crate) mod clocks;
 mod control;
 mod deployment;
 mod effective;
@@ -47,8 +48,15 @@ pub(crate) struct Options {
     pub(crate) base_port: u16,
     /// Links have the measured latencies of the configuration.
     pub(crate) wan: bool,
+    /// Clocks of regions can be set ([`clocks`]).
+    pub(crate) fake_clocks: bool,
     /// Done once everything runs for the first time on this data directory.
     pub(crate) first_start: FirstStart,
+}
+
+/// Where a region keeps its data.
+pub(crate) fn region_folder(data_dir: &Path, region: RegionId) -> std::io::Result<PathBuf> {
+    Ok(layout::Layout::new(std::path::absolute(data_dir)?).region_dir(region))
 }
 
 /// Where a region's NATS server keeps its streams. Nothing may be changed there while it runs.
@@ -71,6 +79,9 @@ impl Options {
         }
         if self.wan {
             arguments.extend(["--latency-profile".into(), "wan".into()]);
+        }
+        if self.fake_clocks {
+            arguments.push("--fake-clocks".into());
         }
         arguments
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use super::clocks;
 use crate::config;
 
 /// PostgreSQL's oldest major version that will do.
@@ -23,6 +24,8 @@ pub(crate) struct Programs {
     pub(crate) haproxy: PathBuf,
     /// Runs a child with a parent-death signal and as another user.
     pub(crate) setpriv: PathBuf,
+    /// What makes clocks that can be set, where that was asked for.
+    pub(crate) fake_clocks: Option<PathBuf>,
     /// This program.
     pub(crate) entrepot: PathBuf,
 }
@@ -36,12 +39,13 @@ pub(crate) struct PostgresBin {
 
 impl Programs {
     /// Finds everything, or says what is missing and how to get it.
-    pub(crate) fn find(named: &config::Programs) -> anyhow::Result<Self> {
+    pub(crate) fn find(named: &config::Programs, fake_clocks: bool) -> anyhow::Result<Self> {
         Ok(Self {
             postgres: PostgresBin::find(named.postgres_bin.as_deref())?,
             nats_server: find_nats(named.nats_server.as_deref())?,
             haproxy: find_haproxy(named.haproxy.as_deref())?,
             setpriv: in_path("setpriv").ok_or_else(|| missing("setpriv (util-linux)"))?,
+            fake_clocks: fake_clocks.then(clocks::library).transpose()?,
             entrepot: std::env::current_exe().context("this program's own path")?,
         })
     }

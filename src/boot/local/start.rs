@@ -18,7 +18,7 @@ use super::nats::Nats;
 use super::postgres::{Postgres, RolePasswords};
 use super::process::{Registry, Spec};
 use super::programs::Programs;
-use super::{Options, effective, probe, secrets};
+use super::{Options, clocks, effective, probe, secrets};
 use crate::config::Config;
 use crate::http::auth::issuer;
 use crate::types::RegionId;
@@ -46,7 +46,7 @@ pub(crate) async fn open(
     let (source, config) = read_config(options.config.as_deref())?;
     effective::check(&config)?;
     let ports = Ports::new(options.base_port)?;
-    let programs = Programs::find(&config.programs)?;
+    let programs = Programs::find(&config.programs, options.fake_clocks)?;
     let layout = Layout::new(std::path::absolute(&options.data_dir)?);
     std::fs::create_dir_all(layout.logs_dir())
         .with_context(|| format!("cannot create {}", layout.data_dir().display()))?;
@@ -204,6 +204,10 @@ impl Deployment {
         Ok(())
     }
 
+    fn clock(&self, region: RegionId) -> anyhow::Result<Vec<(&'static str, String)>> {
+        clocks::prepare(&self.layout, self.programs.fake_clocks.as_deref(), region)
+    }
+
     async fn start_nats(&self, index: usize, name: RegionId) -> anyhow::Result<()> {
         let program = format!("{name}.nats");
         let nats = Nats {
@@ -271,7 +275,8 @@ impl Deployment {
     }
 
     async fn start_server(&self, index: usize, name: RegionId) -> anyhow::Result<()> {
-        let spec = self.entrepot(&format!("{name}.server"), name, "serve");
+        let mut spec = self.entrepot(&format!("{name}.server"), name, "serve");
+        spec.environment.extend(self.clock(name)?);
         let port = self.ports.http(index);
         let is_ready = async || probe::status(port, "/readyz").await == Some(200);
         self.start(Part::Server(name), spec, SERVER_READY_LIMIT, is_ready).await?;

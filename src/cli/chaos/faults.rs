@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::disk;
 use super::scenario::{Fault, ForgetBroker, Forgotten, Inflict, Step, steps};
 use crate::boot::local::{self, Action, Component, LinkChange, Request};
 use crate::config::LinkLatency;
@@ -152,6 +153,17 @@ impl<'a> Faults<'a> {
             }
             Inflict::Cut(_) | Inflict::Slow(_) => self.set_links().await,
             Inflict::ForgetBroker(broker) => self.forget(*broker, step.on).await,
+            Inflict::FillDisk(of) => {
+                let (data_dir, region, on) = (self.data_dir.to_owned(), of.region, step.on);
+                let change = move || {
+                    if on { disk::fill(&data_dir, region) } else { disk::free(&data_dir, region) }
+                };
+                tokio::task::spawn_blocking(change).await.context("changing a disk")?
+            }
+            Inflict::SetClock(clock) => {
+                let ahead_s = if step.on { clock.ahead_s } else { 0 };
+                local::clocks::set(self.data_dir, clock.region, ahead_s)
+            }
             Inflict::PayWith(_) => Ok(()),
         }
     }
@@ -206,6 +218,27 @@ impl<'a> Faults<'a> {
     }
 }
 
+/// Why a scenario can't be played on this deployment.
+pub(super) fn obstacle(faults: &[Fault], data_dir: &Path) -> Option<String> {
+    faults.iter().find_map(|fault| match &fault.inflict {
+        Inflict::FillDisk(of) => disk::obstacle(data_dir, of.region),
+        Inflict::SetClock(clock) => {
+            let can_be_set = local::clocks::can_be_set(data_dir, clock.region);
+            (!can_be_set).then(|| {
+                "the regions' clocks are the machine's; start the deployment with \
+                 `entrepot up --fake-clocks`"
+                    .to_owned()
+            })
+        }
+        Inflict::Kill(_)
+        | Inflict::Freeze(_)
+        | Inflict::Cut(_)
+        | Inflict::Slow(_)
+        | Inflict::ForgetBroker(_)
+        | Inflict::PayWith(_) => None,
+    })
+}
+
 /// A link as the deployment was started.
 const HEALED: LinkChange =
     LinkChange { heal: true, cut: false, latency_us: None, jitter_us: None, loss_per_10_000: None };
@@ -241,6 +274,8 @@ fn wanted(
                     Inflict::Kill(_)
                     | Inflict::Freeze(_)
                     | Inflict::ForgetBroker(_)
+                    | Inflict::FillDisk(_)
+                    | Inflict::SetClock(_)
                     | Inflict::PayWith(_) => {}
                 }
             }

@@ -1,6 +1,6 @@
 //! What shoppers were told: every try and its answer. The checks are made on this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use serde::Serialize;
@@ -59,12 +59,29 @@ pub(super) enum Told {
     HungUp,
 }
 
+impl Try {
+    /// The order that was acknowledged.
+    pub(super) fn order(&self) -> Option<&str> {
+        match &self.told {
+            Told::Acknowledged { order_id, .. } => Some(order_id),
+            Told::Refused { .. } | Told::Later { .. } | Told::NoAnswer { .. } | Told::HungUp => {
+                None
+            }
+        }
+    }
+}
+
 impl Wish {
-    /// The answer that ended it.
+    /// The first answer that told what became of it.
     pub(super) fn outcome(&self) -> Option<&Try> {
-        self.tries
-            .last()
-            .filter(|last| matches!(last.told, Told::Acknowledged { .. } | Told::Refused { .. }))
+        let ends =
+            |one: &&Try| matches!(one.told, Told::Acknowledged { .. } | Told::Refused { .. });
+        self.tries.iter().find(ends)
+    }
+
+    /// Every order that any answer named.
+    pub(super) fn orders(&self) -> BTreeSet<&str> {
+        self.tries.iter().filter_map(Try::order).collect()
     }
 
     /// The order that was acknowledged, whether as confirmed, by whom and when.

@@ -45,13 +45,13 @@ pub(super) async fn judge(
     let sagas = eventually::sagas_end_within_60_s(auditors, healed_ms, *clock).await;
     let run = &*stage.run;
     let yielded = eventually::duplicates_yield_within_30_s(auditors, run, healed_ms, *clock).await;
-    let agree = eventually::regions_agree_within_30_s(auditors, healed_ms, *clock).await;
+    let agree = eventually::regions_agree_within_30_s(auditors, *clock).await;
     let books = Books::read(auditors, &stage.provider, &stage.run).await?;
     let report = reconcile::report(&stage.target, false).await?;
     let mut findings = {
         let seen = seen.lock().expect("no panic while held");
         vec![
-            anytime::one_order_per_key(history),
+            anytime::one_order_per_key(history, windows),
             anytime::only_documented_answers(history),
             anytime::never_oversold(&seen),
             anytime::regions_not_hit_answer(history, faults, windows),

@@ -19,6 +19,7 @@ macro_rules! built_in {
 
 /// All of `chaos/scenarios`.
 const BUILT_IN: &[(&str, &str)] = built_in![
+    "clock-ahead",
     "everything",
     "flapping-link",
     "flash-sale",
@@ -29,6 +30,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "nats-wiped",
     "one-way-cut",
     "payment-provider",
+    "postgres-disk-full",
     "postgres-frozen",
     "postgres-killed",
     "region-frozen",

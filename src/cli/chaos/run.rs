@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::faults::{Faults, Window};
+use super::faults::{Faults, Window, obstacle};
 use super::history::{Recorder, Wish};
 use super::samples::{Sampler, Seen};
 use super::scenario::Scenario;
@@ -22,6 +22,7 @@ use super::verdict::{self, Finding};
 use super::{judge, library, stock};
 use crate::boot::local::{self, Report};
 use crate::cli::output;
+use crate::cli::region::server_of;
 use crate::cli::target::{Target, TargetArgs};
 use crate::config::{Config, LinkLatency};
 use crate::ports::{Clock as _, Ids as _};
@@ -67,6 +68,14 @@ pub(super) async fn run(args: RunArgs, data_dir: &Path, json: bool) -> anyhow::R
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
     let before = local::report(data_dir).await?;
+    if let Some(why) = obstacle(&scenario.faults, data_dir) {
+        let verdict = json!({"scenario": name, "passed": false, "skipped": why});
+        write(&folder.join("verdict.json"), &serde_json::to_string_pretty(&verdict)?)?;
+        if json {
+            output::line(&serde_json::to_string_pretty(&verdict)?);
+        }
+        bail!("skipped, not passed: {why}");
+    }
     let stage = Stage::set(data_dir, scenario, &before)?;
     let played = stage.play().await?;
     let picture = folder.join("timeline.svg");
@@ -225,8 +234,12 @@ impl Stage {
             let open = faults.open();
             open.into_iter().filter_map(|fault| fault.cards()).flatten().cloned().collect()
         };
+        let entrance = |region: &RegionId| Ok((*region, server_of(&self.target, *region)?));
+        let entrances: BTreeMap<_, _> =
+            self.target.regions.iter().map(entrance).collect::<anyhow::Result<_>>()?;
         let shop = Shop {
-            client: self.target.client.clone(),
+            balancer: self.target.client.clone(),
+            entrances: &entrances,
             tokens,
             regions: &self.target.regions,
             run: &self.run,

@@ -87,6 +87,10 @@ pub(super) enum Inflict {
     Slow(Slow),
     /// A broker loses what it acknowledged, and is there again at the end.
     ForgetBroker(ForgetBroker),
+    /// Nothing can be written any more where the region keeps its data.
+    FillDisk(Disk),
+    /// The region's time of day is wrong.
+    SetClock(Ahead),
     /// Shoppers pay with these cards in turn: the payment simulator does what their names say.
     PayWith(Vec<String>),
 }
@@ -148,6 +152,22 @@ pub(super) enum Forgotten {
     All,
     /// What it acknowledged while the fault lasted, as after a power loss.
     Tail,
+}
+
+/// A region's disk.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disk {
+    pub(super) region: RegionId,
+}
+
+/// A region's clock.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ahead {
+    pub(super) region: RegionId,
+    /// Behind, if it is negative.
+    pub(super) ahead_s: i64,
 }
 
 /// Why a text is no scenario.
@@ -229,6 +249,8 @@ impl Fault {
             | Inflict::Freeze(_)
             | Inflict::Slow(_)
             | Inflict::ForgetBroker(_)
+            | Inflict::FillDisk(_)
+            | Inflict::SetClock(_)
             | Inflict::PayWith(_) => {}
         }
         Ok(())
@@ -243,7 +265,12 @@ impl Inflict {
             Self::Kill(programs) | Self::Freeze(programs) => {
                 (programs.component != Component::Nats).then_some(programs.region)
             }
-            Self::ForgetBroker(_) | Self::Cut(_) | Self::Slow(_) | Self::PayWith(_) => None,
+            Self::FillDisk(disk) => Some(disk.region),
+            Self::ForgetBroker(_)
+            | Self::Cut(_)
+            | Self::Slow(_)
+            | Self::SetClock(_)
+            | Self::PayWith(_) => None,
         }
     }
 
@@ -257,6 +284,8 @@ impl Inflict {
         match self {
             Self::Kill(programs) | Self::Freeze(programs) => vec![programs.region],
             Self::ForgetBroker(broker) => vec![broker.region],
+            Self::FillDisk(disk) => vec![disk.region],
+            Self::SetClock(clock) => vec![clock.region],
             Self::Cut(cut) => cut.between.iter().chain(&cut.and).copied().collect(),
             Self::Slow(_) | Self::PayWith(_) => Vec::new(),
         }
@@ -297,7 +326,16 @@ impl fmt::Display for Inflict {
                 Forgotten::All => write!(f, "{region}'s NATS store wiped"),
                 Forgotten::Tail => write!(f, "{region}'s NATS loses this tail"),
             },
-            Self::PayWith(cards) => write!(f, "cards {}", cards.join(" ")),
+            Self::FillDisk(disk) => write!(f, "{}'s disk full", disk.region),
+            Self::SetClock(Ahead { region, ahead_s }) => {
+                write!(f, "{region}'s clock off by {ahead_s} s")
+            }
+            Self::PayWith(cards) => {
+                let odd: BTreeSet<_> =
+                    cards.iter().filter_map(|card| card.strip_prefix("tok_")).collect();
+                let odd: Vec<_> = odd.into_iter().filter(|card| *card != "ok").collect();
+                write!(f, "provider: {}", odd.join(", "))
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The drivers: shoppers who order through the load balancer at a steady rate, and the crowd of a flash sale.
 //!
-//! A shopper who gets no answer, or is asked to come again, tries once more with the same key, as a shopper of
-//! the next region: the load balancer sends them there. They go on until somebody tells them what became of
-//! their order.
+//! A shopper who gets no answer, or is asked to come again, tries once more with the same key and token, at the next
+//! region's own entrance, as if their network led them there. They go on until somebody tells them what
+//! became of their order.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long after the load's end a shopper asks on. Regions must be back long before that.
 pub(super) const ASK_ON_MS: u64 = 60_000;
 
+/// So many of a hundred shoppers of the steady load ask again although they were told, in another region at once: a
+/// second click, a second tab.
+const ASK_AGAIN_PERCENT: u64 = 5;
+
 /// The longest that somebody who hangs up waits.
 const HANG_UP_MS_MAX: u64 = 300;
 
@@ -47,7 +52,9 @@ pub(super) const PRICE: i64 = 1_000;
 
 /// What all shoppers share.
 pub(super) struct Shop<'a> {
-    pub(super) client: ApiClient,
+    pub(super) balancer: ApiClient,
+    /// Each region's own.
+    pub(super) entrances: &'a BTreeMap<RegionId, ApiClient>,
     pub(super) tokens: &'a Tokens<'a>,
     pub(super) regions: &'a [RegionId],
     /// Begins every key and SKU of this run.
@@ -81,7 +88,9 @@ impl Shop<'_> {
                 let dice = scattered(serial);
                 let hang_up_ms =
                     (dice % 100 < hang_up_percent).then_some((dice >> 8) % HANG_UP_MS_MAX);
-                self.shop(customer(serial), self.wish(serial), hang_up_ms, give_up_ms)
+                let ask_again = (dice >> 24) % 100 < ASK_AGAIN_PERCENT;
+                let wish = self.wish(serial);
+                self.shop(customer(serial), wish, hang_up_ms, ask_again, give_up_ms)
             })
             .buffer_unordered(IN_FLIGHT_MAX);
         shoppers.collect::<()>().await;
@@ -99,7 +108,7 @@ impl Shop<'_> {
                 on_sale: true,
                 tries: Vec::new(),
             };
-            self.shop(sale_customer(serial), wish, None, give_up_ms)
+            self.shop(sale_customer(serial), wish, None, false, give_up_ms)
         });
         futures::stream::iter(crowd).buffer_unordered(IN_FLIGHT_MAX).collect::<()>().await;
     }
@@ -126,11 +135,13 @@ impl Shop<'_> {
         }
     }
 
+    /// Goes on until there is an answer that stands.
     async fn shop(
         &self,
         customer: String,
         mut wish: Wish,
         hang_up_ms: Option<u64>,
+        ask_again: bool,
         give_up_ms: u64,
     ) {
         let body = body_of(&wish);
@@ -142,45 +153,52 @@ impl Shop<'_> {
                 Some(ms) => Duration::from_millis(ms),
                 None => PATIENCE,
             };
-            let sent_ms = self.clock.monotonic_ms();
-            let told = self.ask(&customer, *via, &wish.key, &body, wait).await;
-            let left = wait < PATIENCE && matches!(told, Told::NoAnswer { .. });
-            let told = if left { Told::HungUp } else { told };
-            let ended_ms = self.clock.monotonic_ms();
-            wish.tries.push(Try { via: *via, sent_ms, ended_ms, told });
+            let tried = self.ask(&customer, &wish, *via, &body, wait).await;
+            let ended_ms = tried.ended_ms;
+            wish.tries.push(tried);
             if wish.outcome().is_some() || ended_ms > give_up_ms {
                 break;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+        if ask_again && wish.acknowledged().is_some() {
+            let via = self.regions[(home + 1) % self.regions.len()];
+            wish.tries.push(self.ask(&customer, &wish, via, &body, PATIENCE).await);
+        }
         self.recorder.add(wish);
     }
 
+    /// Asks once. Who doesn't wait as long as others do hangs up.
     async fn ask(
         &self,
         customer: &str,
+        wish: &Wish,
         via: RegionId,
-        key: &str,
         body: &Bytes,
         wait: Duration,
-    ) -> Told {
-        let token = match self.tokens.of(customer, via) {
-            Ok(token) => token,
-            Err(error) => return Told::NoAnswer { why: format!("{error:#}") },
+    ) -> Try {
+        let sent_ms = self.clock.monotonic_ms();
+        let elsewhere = self.entrances.get(&via).filter(|_| via != wish.home);
+        let entrance = elsewhere.unwrap_or(&self.balancer);
+        let answer = async {
+            let token = self.tokens.of(customer, wish.home)?;
+            let call = Call {
+                method: Method::POST,
+                path: "/api/v1/orders",
+                token: &token,
+                idempotency_key: Some(&wish.key),
+                body: body.clone(),
+            };
+            anyhow::Ok(entrance.send(call).await?)
         };
-        let call = Call {
-            method: Method::POST,
-            path: "/api/v1/orders",
-            token: &token,
-            idempotency_key: Some(key),
-            body: body.clone(),
-        };
-        match tokio::time::timeout(wait, self.client.send(call)).await {
+        let told = match tokio::time::timeout(wait, answer).await {
             Ok(Ok(answer)) => told(&answer),
-            Ok(Err(error)) => Told::NoAnswer { why: error.to_string() },
-            Err(_) => Told::NoAnswer { why: format!("none within {} ms", wait.as_millis()) },
-        }
+            Ok(Err(error)) => Told::NoAnswer { why: format!("{error:#}") },
+            Err(_) if wait < PATIENCE => Told::HungUp,
+            Err(_) => Told::NoAnswer { why: format!("none within {} s", wait.as_secs()) },
+        };
+        Try { via, sent_ms, ended_ms: self.clock.monotonic_ms(), told }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cli::chaos::samples::Seen;
 use crate::cli::chaos::scenario::Fault;
 use crate::cli::chaos::verdict::Finding;
 use crate::cli::latency::Latencies;
+use crate::types::RegionId;
 
 /// Regions that are not hit answer so many of a hundred first tries as if nothing were.
 const NORMAL_PERCENT: usize = 99;
@@ -18,28 +19,38 @@ const P99_MS_MAX: u32 = 1_000;
 /// Refusals that tell a shopper the truth.
 const LEGAL_REFUSALS: &[&str] = &["insufficient_stock", "payment_declined", "fraud_rejected"];
 
-/// I-07: the answers to one key name one order.
-pub(in crate::cli::chaos) fn one_order_per_key(history: &[Wish]) -> Finding {
-    let mut orders: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+/// How long after healing a region may take to start, to answer and to be heard again.
+const RECOVERED_WITHIN_MS: u64 = 10_000;
+
+/// I-07: the answers to one key name one order, and an order belongs to one key. While something is broken, a region that
+/// can't ask the other takes the order as well; that only one stands is seen at the end.
+pub(in crate::cli::chaos) fn one_order_per_key(history: &[Wish], windows: &[Window]) -> Finding {
+    let excused = |wish: &Wish| {
+        let (Some(first), Some(last)) = (wish.tries.first(), wish.tries.last()) else {
+            return true;
+        };
+        windows.iter().any(|window| {
+            let to_ms = window.to_ms.map(|to_ms| to_ms + RECOVERED_WITHIN_MS);
+            window.from_ms <= last.ended_ms && to_ms.is_none_or(|to_ms| to_ms >= first.sent_ms)
+        })
+    };
     let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let (mut broken, mut told, mut again) = (Vec::new(), 0, 0);
     for wish in history {
-        for order in wish.tries.iter().filter_map(order_of) {
-            orders.entry(&wish.key).or_default().insert(order);
+        let orders = wish.orders();
+        for order in &orders {
             keys.entry(order).or_default().insert(&wish.key);
         }
+        told += usize::from(!orders.is_empty());
+        again += usize::from(wish.tries.iter().filter_map(Try::order).count() > 1);
+        if orders.len() > 1 && !excused(wish) {
+            broken.push(format!("key {}: {orders:?}", wish.key));
+        }
     }
-    let two = |what: &str, of: BTreeMap<&str, BTreeSet<&str>>| {
-        let twice = of.into_iter().filter(|(_, named)| named.len() > 1);
-        twice.map(|(one, named)| format!("{what} {one}: {named:?}")).collect::<Vec<_>>()
-    };
-    let detail = format!("{} keys were acknowledged", orders.len());
-    let mut broken = two("key", orders);
-    broken.extend(two("order", keys));
+    let shared = keys.into_iter().filter(|(_, keys)| keys.len() > 1);
+    broken.extend(shared.map(|(order, keys)| format!("order {order}: {keys:?}")));
+    let detail = format!("{told} keys were acknowledged, {again} of them again in another region");
     Finding::of("anytime_one_order_per_key", detail, broken)
-}
-
-fn order_of(one: &Try) -> Option<&str> {
-    if let Told::Acknowledged { order_id, .. } = &one.told { Some(order_id) } else { None }
 }
 
 /// Nobody is told anything that the API does not promise.
@@ -68,19 +79,21 @@ pub(in crate::cli::chaos) fn never_oversold(seen: &Seen) -> Finding {
     Finding::of(CHECK, detail, seen.oversold.clone())
 }
 
-/// Regions that nothing was done to answer as ever, while a fault is there.
+/// While a fault is there, regions that nothing is done to answer as ever.
 pub(in crate::cli::chaos) fn regions_not_hit_answer(
     history: &[Wish],
     faults: &[Fault],
     windows: &[Window],
 ) -> Finding {
     const CHECK: &str = "anytime_regions_not_hit_answer";
-    let hit: BTreeSet<_> = faults.iter().filter_map(|fault| fault.inflict.hits()).collect();
-    let broken = |at_ms: u64| {
-        let is_open = |window: &Window| {
-            window.from_ms <= at_ms && window.to_ms.is_none_or(|to_ms| at_ms < to_ms)
-        };
-        windows.iter().any(is_open)
+    let is_open = |window: &Window, at_ms: u64, after_ms: u64| {
+        window.from_ms <= at_ms && window.to_ms.is_none_or(|to_ms| at_ms < to_ms + after_ms)
+    };
+    let broken = |at_ms: u64| windows.iter().any(|window| is_open(window, at_ms, 0));
+    let hit = |region: RegionId, at_ms: u64| {
+        let mut hits =
+            windows.iter().filter(|window| faults[window.fault].inflict.hits() == Some(region));
+        hits.any(|window| is_open(window, at_ms, RECOVERED_WITHIN_MS))
     };
     let mut latencies = Latencies::default();
     let (mut normal, mut others) = (0, Vec::new());
@@ -88,11 +101,11 @@ pub(in crate::cli::chaos) fn regions_not_hit_answer(
         let Some(first) = wish.tries.first().filter(|first| broken(first.sent_ms)) else {
             continue;
         };
-        if hit.contains(&wish.home) || first.told == Told::HungUp {
+        if hit(wish.home, first.sent_ms) || first.told == Told::HungUp {
             continue;
         }
         latencies.add(first.ended_ms - first.sent_ms);
-        if order_of(first).is_some() {
+        if first.order().is_some() {
             normal += 1;
         } else {
             let (via, at_s) = (first.via, first.sent_ms / 1_000);
@@ -139,6 +152,7 @@ mod tests {
 
     #[test]
     fn two_orders_of_one_key_and_two_keys_of_one_order_are_found() {
+        let one_order_per_key = |history: &[Wish]| one_order_per_key(history, &[WINDOW]);
         let good =
             [wish("k1", vec![acknowledged("o1", 0)]), wish("k2", vec![acknowledged("o2", 0)])];
         assert_eq!(one_order_per_key(&good).outcome, Outcome::Passed);
@@ -147,6 +161,17 @@ mod tests {
         let shared =
             [wish("k1", vec![acknowledged("o", 0)]), wish("k2", vec![acknowledged("o", 0)])];
         assert_eq!(one_order_per_key(&shared).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn a_region_that_can_not_ask_may_take_an_order_again_for_a_while() {
+        let judge = |ms| {
+            let twice = wish("k", vec![acknowledged("o1", ms), acknowledged("o2", ms + 5)]);
+            one_order_per_key(&[twice], &[WINDOW]).outcome
+        };
+        assert_eq!(judge(500), Outcome::Failed, "nothing is broken yet");
+        assert_eq!((judge(1_500), judge(11_000)), (Outcome::Passed, Outcome::Passed));
+        assert_eq!(judge(13_000), Outcome::Failed, "the region is heard again");
     }
 
     #[test]
@@ -166,6 +191,15 @@ mod tests {
         assert_eq!(judge(&failing(1_500), "b"), Outcome::Failed);
         assert_eq!(judge(&failing(1_500), "a"), Outcome::Skipped, "its own region is hit");
         assert_eq!(judge(&failing(500), "b"), Outcome::Skipped, "nothing is broken yet");
+        let long = Window { to_ms: Some(60_000), ..WINDOW };
+        let (hit, other) = (killed("a"), killed("b"));
+        let both = [hit, other].concat();
+        let healed = |at_ms| {
+            let windows = [WINDOW, Window { fault: 1, ..long }];
+            regions_not_hit_answer(&failing(at_ms), &both, &windows).outcome
+        };
+        assert_eq!(healed(11_500), Outcome::Skipped, "it may still recover");
+        assert_eq!(healed(12_500), Outcome::Failed, "another one is hit by now");
         let slow = |ms| {
             let mut told = acknowledged("o", 1_500);
             told.ended_ms = told.sent_ms + ms;

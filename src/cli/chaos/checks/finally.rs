@@ -30,8 +30,9 @@ pub(in crate::cli::chaos) fn acknowledged_orders_are_there(
         count += 1;
         let (key, order) = (&wish.key, told.order_id);
         for (region, known) in &known {
-            if !known.contains(&(key, order)) {
-                lost.push(format!("order {order} (key {key}) is not in {region}"));
+            for missing in wish.orders().into_iter().filter(|order| !known.contains(&(key, order)))
+            {
+                lost.push(format!("order {missing} (key {key}) is not in {region}"));
             }
         }
         // An order under way may still end cancelled: its payment may be declined.
