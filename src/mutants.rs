@@ -85,6 +85,15 @@ faults! {
     PeersNotAsked = "peers-not-asked"
         "A placement that strayed does not ask the other regions for its intent."
         ["I-07"] Simulator;
+    IntentsNotUnique = "intents-not-unique"
+        "The database takes a second record of one intent."
+        ["I-07"] Servers("store_contract::in_postgres::an_intent_is_taken_once_in_a_region"), Servers("store_contract::in_memory::an_intent_is_taken_once_in_a_region");
+    ContestsPassedOver = "contests-passed-over"
+        "Two orders of one intent in two regions are not noticed."
+        ["I-07"] Simulator, Servers("store_contract::in_postgres::an_intent_that_two_regions_took_is_contested");
+    AnyReferenceAnswers = "any-reference-answers"
+        "A channel's reference answers another customer's order."
+        ["I-27"] Unit("http::handlers::tests::references::a_reference_answers_its_order_to_those_who_may_see_it");
     DrainedTakesOrders = "drained-takes-orders"
         "A drained region takes new orders."
         [] Simulator, Unit("http::handlers::tests::a_draining_region_takes_no_new_orders_but_repeats_old_answers");
@@ -92,6 +101,9 @@ faults! {
     UnguardedReserve = "unguarded-reserve"
         "What was read as free is reserved without a look at what it is now."
         ["I-01", "I-03", "I-05"] Simulator, Servers("store_contract::in_postgres::nothing_is_sold_beyond_the_ceiling_nor_given_back_twice");
+    PromisedIsTaken = "promised-is-taken"
+        "A shrinkage takes units that are promised to orders."
+        ["I-01"] Unit("http::handlers::tests::promised_stock_stays");
     LinesCountedApart = "lines-counted-apart"
         "Two lines of one SKU are checked each for itself."
         ["I-02"] Simulator;
@@ -116,6 +128,18 @@ faults! {
     AmnesiaPassedOver = "amnesia-passed-over"
         "A region that is shown that its database was set back goes on."
         ["I-01"] Simulator;
+    OwnRowFromOthers = "own-row-from-others"
+        "A peer's newer copy of a region's own row is taken in like any other."
+        ["I-01", "I-05"] Unit("escrow::ledger::tests::a_newer_own_row_is_evidence_of_amnesia");
+    PromisesIgnored = "promises-ignored"
+        "An acceptor stores a proposal below its promise."
+        [] Unit("escrow::register::tests::an_acceptor_keeps_its_promises_and_its_newest_value");
+    CreditsIgnoredOnRaise = "credits-ignored-on-raise"
+        "A ceiling is raised over what others took over."
+        ["I-01"] Unit("escrow::register::tests::a_ceiling_is_raised_within_inflow_and_credits");
+    CeilingNotCountedAsSold = "ceiling-not-counted-as-sold"
+        "A take-over takes what the owner may still sell."
+        ["I-01"] Unit("escrow::register::tests::a_take_over_names_every_heir_and_leaves_the_ceiling");
     NobodyIsAsked = "nobody-is-asked"
         "An order that is short is refused without asking the peers."
         [] Simulator;
@@ -132,6 +156,12 @@ faults! {
     ConnectionsKept = "connections-kept"
         "A connection whose work was given up goes back to the pool."
         ["I-06"] Servers("hang_ups::whatever_was_acknowledged_is_there_although_others_hang_up_at_every_millisecond");
+    RemoteNotAwaited = "remote-not-awaited"
+        "`durability: remote` is answered before another region holds the order."
+        ["I-06"] Unit("http::handlers::tests::what_no_other_region_holds_yet_is_only_accepted");
+    VersionsNotChecked = "versions-not-checked"
+        "An order is written over a version that nobody looked at."
+        ["I-17"] Servers("store_contract::in_postgres::an_old_version_refuses_the_commit"), Servers("store_contract::in_memory::an_old_version_refuses_the_commit");
     NoEpochCheck = "no-epoch-check"
         "An incarnation that is over goes on writing."
         ["I-13"] Simulator, Servers("store_contract::in_postgres::an_incarnation_that_is_over_writes_nothing");
@@ -144,6 +174,15 @@ faults! {
     GapSkipped = "gap-skipped"
         "The next envelope that is there is applied, not the next one."
         ["I-18"] Simulator;
+    ForeignOrdersCopied = "foreign-orders-copied"
+        "A copy is taken from a region that is not the order's home."
+        ["I-13"] Servers("store_contract::in_postgres::what_does_not_fit_leaves_nothing"), Servers("store_contract::in_memory::what_does_not_fit_leaves_nothing");
+    OldEpochsTaken = "old-epochs-taken"
+        "What an older incarnation of a peer sends is taken in."
+        ["I-13", "I-18"] Unit("replication::inbound::tests::an_old_epoch_is_refused_and_a_new_one_waits_for_the_old_ones_end");
+    UnreadableApplied = "unreadable-applied"
+        "An envelope of a newer schema is applied as far as it is understood."
+        ["I-18"] Unit("replication::inbound::tests::an_unknown_schema_is_parked_at_its_place_and_never_dropped");
     NothingIsPulled = "nothing-is-pulled"
         "What the broker lost is not asked for at its origin."
         ["I-18", "I-20"] Simulator;
@@ -172,6 +211,16 @@ faults! {
         "The stored order is changed beside its events."
         ["I-19"] Simulator;
 
+    AnyTransition = "any-transition"
+        "An event takes an order out of a terminal status."
+        ["I-08"] Unit("domain::order::tests::nothing_leaves_a_terminal_status");
+    ChainNotChecked = "chain-not-checked"
+        "A copy takes events that are not the ones that were hashed."
+        ["I-19"] Unit("domain::order::tests::a_change_of_any_part_of_any_event_is_noticed");
+
+    EachPaymentPaysAll = "each-payment-pays-all"
+        "Of an order with two payments each is asked for the whole."
+        ["I-10", "I-12"] Simulator;
     SilenceIsRefusal = "silence-is-refusal"
         "A provider that does not answer counts as having declined."
         ["I-10", "I-12"] Simulator;
@@ -187,6 +236,9 @@ faults! {
     AsksForEver = "asks-for-ever"
         "A provider that never answers is asked for ever."
         ["I-16"] Simulator;
+    LeasesIgnored = "leases-ignored"
+        "A saga is taken over from a process that works on it."
+        ["I-16"] Servers("store_contract::in_postgres::a_due_saga_is_claimed_by_one_worker"), Servers("store_contract::in_memory::a_due_saga_is_claimed_by_one_worker");
     NoRecovery = "no-recovery"
         "Sagas of a process that died are left alone."
         ["I-16"] Simulator;

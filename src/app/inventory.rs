@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::idempotency::{IntentKey, IntentRecord, StoredAnswer};
 use crate::domain::inventory::StockDelta;
 use crate::escrow::{KeyedRow, Ledger, Row};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::Needs;
 use crate::types::{Actor, NodeId, RegionId, Sku, StockKey};
 
@@ -112,7 +113,7 @@ impl Command for AdjustStock {
         let units = delta.unsigned_abs();
         if delta < 0 {
             let removable = shelf.spendable;
-            if removable < units {
+            if removable < units && !is_on(Mutant::PromisedIsTaken) {
                 return AdjustOutcome::Promised { wanted: units, removable };
             }
             workspace.view.stock.take(&self.key, units);

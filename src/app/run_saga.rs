@@ -208,11 +208,14 @@ impl SagaRunner {
                 Err(error) => return Finding::Unknown(error.to_string()),
             }
         }
+        let all = || saga.payments.iter().map(|payment| payment.amount_minor).sum();
+        let pays_all = is_on(Mutant::EachPaymentPaysAll);
+        let amount_minor = if pays_all { all() } else { payment.amount_minor };
         let request = AuthorizeRequest {
             provider_key: payment.provider_key.clone(),
             token: payment.token.clone(),
             method: payment.method.clone(),
-            amount: Money::new(payment.amount_minor, order.currency),
+            amount: Money::new(amount_minor, order.currency),
             order_reference: order.id.to_string(),
         };
         match self.gateway.authorize(&request).await {

@@ -225,7 +225,7 @@ impl Ledger {
         }
         let known = self.rows.get(&owner).cloned().unwrap_or_else(|| Row::new(owner));
         let forks = row.forks_from(&known);
-        if owner == self.own {
+        if owner == self.own && !is_on(Mutant::OwnRowFromOthers) {
             let own_value = row.chosen.ballot.region == owner.region;
             let newer_value = row.chosen.place() > known.chosen.place();
             if forks || version > known.version || own_value && newer_value {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::row::cap;
+use crate::mutants::{Mutant, is_on};
 use crate::types::{Actor, RegionId};
 
 /// Who proposes, and how late: of two ballots the higher one wins. Two regions never have the same.
@@ -76,7 +77,8 @@ impl Value {
     /// The owner's proposal: a ceiling of `wanted`, or as near as what flowed to it allows. `None` where
     /// that is no higher. Credits count: what others took over is not the owner's any more.
     pub fn raised(&self, inflow: u64, wanted: u64) -> Option<Self> {
-        let ceiling = wanted.min(inflow.saturating_sub(self.credited()));
+        let credited = if is_on(Mutant::CreditsIgnoredOnRaise) { 0 } else { self.credited() };
+        let ceiling = wanted.min(inflow.saturating_sub(credited));
         (ceiling > self.ceiling).then(|| Self { ceiling, credits: self.credits.clone() })
     }
 
@@ -86,7 +88,8 @@ impl Value {
     ///
     /// The whole ceiling counts as sold, whatever the owner's row says: a copy of a row is old.
     pub fn taken_over(&self, inflow: u64, heirs: &BTreeMap<Actor, u64>) -> Option<Self> {
-        let held = u128::from(self.ceiling) + u128::from(self.credited());
+        let sold = if is_on(Mutant::CeilingNotCountedAsSold) { 0 } else { self.ceiling };
+        let held = u128::from(sold) + u128::from(self.credited());
         let left = u64::try_from(u128::from(inflow).checked_sub(held)?).ok()?;
         let mut shares: u128 = heirs.values().map(|&share| u128::from(share)).sum();
         if left == 0 || shares == 0 {
@@ -178,7 +181,7 @@ pub enum Acceptance {
 
 /// An acceptor's answer to a proposal, with what it has promised and stored.
 pub fn answer_accept(promised: Ballot, stored: &Slot, proposed: &Slot) -> Acceptance {
-    if proposed.ballot < promised {
+    if proposed.ballot < promised && !is_on(Mutant::PromisesIgnored) {
         return Acceptance::Preempted(Preempted { promised });
     }
     match proposed.place().cmp(&stored.place()) {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::envelope::Position;
 use super::heartbeat::{Head, Hearing, Heartbeat, Watermark};
 use super::inbound::InboundCounts;
+use crate::mutants::{Mutant, is_on};
 use crate::types::{Epoch, HlcTimestamp, RegionId};
 
 /// How many heads of a peer are remembered while they wait to be applied. At four heartbeats a
@@ -178,7 +179,8 @@ impl Peers {
 
     /// Has a peer applied this region's envelope at `position` (`durability: remote`)?
     pub fn held_elsewhere(&self, position: Position) -> bool {
-        self.table.values().any(|peer| peer.holds_of(self.own).is_some_and(|at| at >= position))
+        let held = |peer: &Peer| peer.holds_of(self.own).is_some_and(|at| at >= position);
+        self.table.values().any(held) || is_on(Mutant::RemoteNotAwaited)
     }
 
     /// The furthest envelope of this region that any peer ever told to have applied. A database that

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use sqlx::PgConnection;
 
 use crate::domain::idempotency::IntentKey;
+use crate::mutants::{Mutant, is_on};
 use crate::types::RegionId;
 
 pub(super) const STATEMENTS: &[&str] =
@@ -74,7 +75,7 @@ pub(super) async fn find(
     claims: &Claims,
 ) -> Result<(), sqlx::Error> {
     let Claims { intents, references } = claims;
-    if !intents.is_empty() {
+    if !intents.is_empty() && !is_on(Mutant::ContestsPassedOver) {
         sqlx::query(CONTEST)
             .bind(own.as_str())
             .bind(intents.iter().map(|intent| intent.principal.as_str()).collect::<Vec<_>>())

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{SagaQueue, StoreError};
 use crate::saga::SagaRecord;
 
@@ -33,7 +34,7 @@ impl SagaQueue for PgStore {
         let claim = async {
             let mut lease = self.lease().await?;
             let query = sqlx::query(CLAIM)
-                .bind(signed(now_ms))
+                .bind(if is_on(Mutant::LeasesIgnored) { i64::MAX } else { signed(now_ms) })
                 .bind(signed(due_again_ms))
                 .bind(i64::from(limit));
             let rows = within(self.deadline, query.fetch_all(&mut *lease)).await?;

@@ -8,6 +8,8 @@ pub mod fold;
 mod model;
 pub mod place;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use event::{ChainVerdict, CopyError, Event, EventBody, EventMaker, fold_copy, verify_chain};
 pub use model::{

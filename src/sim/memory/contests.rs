@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::idempotency::IntentKey;
+use crate::mutants::{Mutant, is_on};
 use crate::types::{OrderId, RegionId};
 
 use super::{Memory, Tables};
@@ -40,7 +41,7 @@ impl Tables {
                 found.extend(same.map(|other| (ours.order.id, other.order.id)));
             }
         }
-        for pair in found {
+        for pair in found.into_iter().filter(|_| !is_on(Mutant::ContestsPassedOver)) {
             self.contested.entry(pair).or_insert(false);
         }
     }

@@ -9,6 +9,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::KeyedRow;
+use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{Reader, SagaQueue, StopStore, StoreError};
 use crate::saga::{SagaRecord, SagaState};
@@ -148,8 +149,9 @@ impl SagaQueue for Memory {
         limit: u32,
     ) -> Result<Vec<SagaRecord>, StoreError> {
         let mut tables = self.tables();
-        let due =
-            tables.sagas.values().filter(|(saga, due)| !saga.state.is_over() && *due <= now_ms);
+        let due = tables.sagas.values().filter(|(saga, due)| {
+            !saga.state.is_over() && (*due <= now_ms || is_on(Mutant::LeasesIgnored))
+        });
         let mut due: Vec<(u64, SagaId)> = due.map(|(saga, due)| (*due, saga.id)).collect();
         due.sort_unstable();
         due.truncate(count(limit));
