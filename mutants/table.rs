@@ -24,7 +24,7 @@ const FOUND_CHARS_MAX: usize = 100;
 impl Table {
     /// Prints the head.
     pub(crate) fn begin() -> Self {
-        println!("{:<34} {:>7}  noticed by", "fault", "s");
+        println!("{:<39} {:>7}  noticed by", "fault", "s");
         Self { caught: 0, survived: Vec::new() }
     }
 
@@ -38,7 +38,7 @@ impl Table {
             self.survived.push(name.clone());
             "NOBODY".to_owned()
         };
-        println!("{name:<34} {:>7.1}  {by}", took.as_secs_f32());
+        println!("{name:<39} {:>7.1}  {by}", took.as_secs_f32());
     }
 
     /// Prints the score. Were all caught?

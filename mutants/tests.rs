@@ -93,10 +93,15 @@ pub(crate) fn pass_without_a_fault<'a>(
 /// Drops each rule of the protocol's model: a property must break. Those that break are in what the test
 /// prints, with the number of steps it takes.
 pub(crate) fn rules_of_the_model() -> Result<Vec<Row>, String> {
+    const MODEL: [&str; 6] = ["test", "--locked", "--quiet", "--release", "--test", "model"];
+    let built = Command::new("cargo").args(MODEL).arg("--no-run").status();
+    if !built.is_ok_and(|status| status.success()) {
+        return Err("the model does not build".to_owned());
+    }
     let began = Instant::now();
     let cargo = Command::new("cargo")
-        .args(["test", "--locked", "--quiet", "--release", "--test", "model", MODEL_TEST, "--"])
-        .args(["--exact", "--nocapture"])
+        .args(MODEL)
+        .args([MODEL_TEST, "--", "--exact", "--nocapture"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .map_err(|error| format!("cargo can't be run: {error}"))?;

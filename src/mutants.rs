@@ -158,9 +158,9 @@ faults! {
         ["I-06"] Servers("hang_ups::whatever_was_acknowledged_is_there_although_others_hang_up_at_every_millisecond");
     RemoteNotAwaited = "remote-not-awaited"
         "`durability: remote` is answered before another region holds the order."
-        ["I-06"] Unit("http::handlers::tests::what_no_other_region_holds_yet_is_only_accepted");
+        ["I-06"] Unit("replication::peers::tests::remote_durability_is_what_a_peer_says_it_applied");
     VersionsNotChecked = "versions-not-checked"
-        "An order is written over a version that nobody looked at."
+        "An order or a saga is written over a version that nobody looked at."
         ["I-17"] Servers("store_contract::in_postgres::an_old_version_refuses_the_commit"), Servers("store_contract::in_memory::an_old_version_refuses_the_commit");
     NoEpochCheck = "no-epoch-check"
         "An incarnation that is over goes on writing."
