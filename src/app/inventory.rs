@@ -174,7 +174,7 @@ pub struct InventoryView {
     pub nodes: BTreeMap<NodeId, NodeView>,
     /// By region, over all nodes.
     pub regions: BTreeMap<RegionId, RegionView>,
-    /// What this region may sell without asking.
+    /// What this region holds; it may sell it once a majority agrees, where that lies above its ceiling.
     pub available_here: u64,
 }
 
@@ -225,7 +225,7 @@ pub fn inventory_view(
             region.spent += row.map_or(0, Row::net_spent);
             region.ceiling += row.map_or(0, |row| row.chosen.value.ceiling);
         }
-        view.available_here += ledger.spendable();
+        view.available_here += ledger.rights(own);
         let on_hand = received.saturating_sub(withdrawn);
         let available = on_hand.saturating_sub(reserved);
         view.nodes.insert(node, NodeView { on_hand, reserved, available });

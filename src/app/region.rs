@@ -25,6 +25,7 @@ pub struct Region {
     hlc: Mutex<Hlc>,
     draining: AtomicBool,
     set_back: AtomicBool,
+    fenced: AtomicBool,
 }
 
 impl Region {
@@ -51,6 +52,7 @@ impl Region {
             hlc: Mutex::new(Hlc::starting_after(floor)),
             draining: AtomicBool::new(false),
             set_back: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
         }
     }
 
@@ -76,14 +78,32 @@ impl Region {
         self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
     }
 
-    /// No new orders are taken: an operator said so, or the database was set back.
+    /// No new orders are taken: an operator said so, the database was set back, or the others have fenced
+    /// this region.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed) || self.is_set_back()
+        self.draining.load(Ordering::Relaxed) || self.is_set_back() || self.is_fenced()
     }
 
     /// The database forgot what this region had written.
     pub fn is_set_back(&self) -> bool {
         self.set_back.load(Ordering::Relaxed)
+    }
+
+    /// The others have taken over what this incarnation had not sold: it is to rejoin.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// The others say that they have fenced this region, or agreed that it is back.
+    pub fn set_fenced(&self, fenced: bool) {
+        let was = self.fenced.swap(fenced, Ordering::Relaxed);
+        if fenced && !was {
+            let region = self.id;
+            tracing::warn!(
+                "the others have fenced this region and taken over what it had not sold: it takes no new orders \
+                 until an operator has it rejoin (`entrepot region rejoin {region}`)"
+            );
+        }
     }
 
     /// What [`super::Stops`] has stored, or was told at the start.

@@ -12,9 +12,9 @@ use crate::replication::{LinkState, PeerView, Peers};
 use crate::types::{Actor, HlcTimestamp, OrderId, RegionId, SagaId, Sku};
 
 use super::{
-    AdjustOutcome, AdjustStock, Completions, InFlightIntents, IntentLookup, InventoryView,
-    Knowledge, PlaceOrder, PlaceOutcome, Region, SagaRunner, Stops, WriteError, Writer,
-    inventory_view, place_order,
+    AdjustOutcome, AdjustStock, Adjusted, Completions, InFlightIntents, IntentLookup,
+    InventoryView, Knowledge, PlaceOrder, PlaceOutcome, Region, SagaRunner, Stops, WriteError,
+    Writer, inventory_view, place_order,
 };
 
 /// How long things may take.
@@ -258,8 +258,12 @@ impl App {
         mut make: impl FnMut() -> AdjustStock + Send,
     ) -> Result<AdjustOutcome, WriteError> {
         let (outcome, _) = self.writer.submit(make()).await?;
+        let key = make().key;
+        if let AdjustOutcome::Done(Adjusted { delta: 1.., .. }) = outcome {
+            self.rights.open(&key).await;
+        }
         let AdjustOutcome::Promised { wanted, removable } = outcome else { return Ok(outcome) };
-        let (key, patience) = (make().key, self.settings.grant_wait);
+        let patience = self.settings.grant_wait;
         if !self.rights.recall(&key, wanted, removable, patience).await {
             return Ok(outcome);
         }
@@ -290,10 +294,14 @@ impl App {
 
     /// Every region as seen from here, this one first.
     pub fn regions(&self) -> Vec<RegionStatus> {
-        let own_status = match (self.region.is_set_back(), self.region.is_draining()) {
-            (true, _) => "set_back",
-            (false, true) => "draining",
-            (false, false) => "ready",
+        let own_status = if self.region.is_set_back() {
+            "set_back"
+        } else if self.region.is_fenced() {
+            "fenced"
+        } else if self.region.is_draining() {
+            "draining"
+        } else {
+            "ready"
         };
         let own =
             RegionStatus { region: self.region.id, own: true, status: own_status, view: None };

@@ -9,17 +9,18 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
-use crate::app::rights::{Board, Granter, Rights, Waiting};
+use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
     Signals, Stops, Writer, WriterSettings,
 };
 use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
+use crate::escrow::Autonomy;
 use crate::gateways::SimulatorClient;
 use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
-use crate::ports::{Bus, Clock, Ids, Reachability};
+use crate::ports::{Bus, Clock, Ids, Reachability, RegisterStore, RightsStore};
 use crate::replication::Peers;
 use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
 use crate::store::{PgRights, PgStore, SchemaState, schema_state};
@@ -73,7 +74,7 @@ pub async fn run(
         start.draining,
         start.set_back.as_deref(),
     ));
-    let parts = parts(&config, &tasks, region, &store, stops).await?;
+    let parts = parts(&config, &tasks, region, &store, stops, start.is_first).await?;
     start_workers(&config, &tasks, &parts)?;
 
     let listener = TcpListener::bind(config.http_listen)
@@ -119,6 +120,7 @@ async fn parts(
     region: Arc<Region>,
     store: &PgStore,
     stops: Arc<Stops>,
+    is_first: bool,
 ) -> anyhow::Result<Parts> {
     let signals = Signals::default();
     let store = Arc::new(store.clone());
@@ -127,16 +129,32 @@ async fn parts(
     let peers = Arc::new(Mutex::new(Peers::new(config.region, names, silence_ms)));
     let bus: Arc<dyn Bus> = Arc::new(bus(config).await?);
     let alarmed = Arc::clone(&stops);
+    let own = Actor { region: config.region, epoch: region.epoch };
+    let rows = Arc::new(PgRights::new(store.as_ref().clone(), region.epoch));
+    let fenced = rows.fenced().await.context("cannot read who was fenced")?;
+    let autonomy = Autonomy {
+        units_least: config.escrow.autonomy_units_least.into(),
+        time_ms: u64::try_from(config.escrow.autonomy.as_millis())?,
+    };
+    if fenced.contains(&own) {
+        region.set_fenced(true);
+    }
+    let fenced_region = Arc::clone(&region);
     let rights = Arc::new(Rights {
-        own: Actor { region: config.region, epoch: region.epoch },
-        store: Arc::new(PgRights::new(store.as_ref().clone(), region.epoch)),
+        own,
+        store: Arc::clone(&rows) as Arc<dyn RightsStore>,
+        registers: rows,
         bus: Arc::clone(&bus),
         reachability: Arc::new(Heard { peers: Arc::clone(&peers), region: Arc::clone(&region) }),
         clock: Arc::clone(&region.clock),
         ids: Arc::clone(&region.ids),
         dirty: Arc::clone(&signals.rows),
-        board: Board::new(Actor { region: config.region, epoch: region.epoch }),
+        board: Board::new(own),
         waiting: Waiting::default(),
+        raises: Raises::new(own, autonomy, is_first),
+        fenced: Mutex::new(fenced),
+        fences: Mutex::default(),
+        on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
         may_give: {
             let region = Arc::clone(&region);
@@ -144,9 +162,7 @@ async fn parts(
         },
         sums_age: config.replication.digest_interval / SUMS_PER_INTERVAL,
         request_timeout: config.replication.peer_request_timeout,
-        on_amnesia: Box::new(move |key, proof| {
-            alarmed.set_back(format!("{} at {}: {proof}", key.sku, key.node));
-        }),
+        on_amnesia: Box::new(move |proof| alarmed.set_back(proof)),
     });
     let orders = &config.orders;
     let settings = WriterSettings {

@@ -35,7 +35,7 @@ pub(super) struct ListArgs {
     json: bool,
 }
 
-/// Takes a region out of traffic, or puts it back.
+/// Takes a region out of traffic, puts it back, or declares it dead.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  entrepot region drain eu-west\n  entrepot region resume eu-west"
@@ -51,6 +51,10 @@ enum Lever {
     Drain(LeverArgs),
     /// A drained region takes orders again.
     Resume(LeverArgs),
+    /// Declares a region dead: the others take over what it had not sold.
+    Fence(LeverArgs),
+    /// A fenced region comes back.
+    Rejoin(LeverArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -159,6 +163,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (name, args) = match args.lever {
         Lever::Drain(args) => ("drain", args),
         Lever::Resume(args) => ("resume", args),
+        Lever::Fence(args) => ("fence", args),
+        Lever::Rejoin(args) => ("rejoin", args),
     };
     let target = Target::find(&args.target, "operator")?;
     let region = args.region;
@@ -166,10 +172,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let known: Vec<_> = target.regions.iter().map(RegionId::as_str).collect();
         anyhow::bail!("there is no region {region}; there are {}", known.join(", "));
     }
+    let asked = if name == "fence" { survivor(&target, region).await? } else { region };
     if args.dry_run {
-        let view = look(&target, region).await;
+        let view = look(&target, asked).await;
         anyhow::ensure!(view.error.is_none(), "{}", view.error.unwrap_or_default());
-        let status = view.sees.iter().find(|seen| seen["own"] == true);
+        let status = view.sees.iter().find(|seen| seen["region"] == region.as_str());
         let status = status.map_or(&Value::Null, |seen| &seen["status"]);
         report(args.json, &json!({"region": region, "would": name, "status": status}));
         return Ok(ExitCode::SUCCESS);
@@ -178,13 +185,32 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let call = Call {
         method: Method::POST,
         path: &path,
-        token: target.admin(region),
+        token: target.admin(asked),
         idempotency_key: None,
         body: Bytes::new(),
     };
-    let answer: Value = server_of(&target, region)?.send(call).await?.expect(&path)?;
-    report(args.json, &json!({"region": region, "status": answer["status"]}));
+    let answer: Value = server_of(&target, asked)?.send(call).await?.expect(&path)?;
+    let mut result = json!({"region": region, "status": answer["status"]});
+    for name in ["taken_over", "stranded_units"] {
+        if let Some(value) = answer.get(name) {
+            result[name] = value.clone();
+        }
+    }
+    report(args.json, &result);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A region that can fence another one: the first other that answers.
+async fn survivor(target: &Target, lost: RegionId) -> anyhow::Result<RegionId> {
+    for region in target.regions.iter().copied().filter(|region| *region != lost) {
+        if look(target, region).await.error.is_none() {
+            return Ok(region);
+        }
+    }
+    anyhow::bail!(
+        "no other region answers, so nobody can take over from {lost}: nothing was done; start one of the others \
+         and repeat it"
+    )
 }
 
 fn report(as_json: bool, result: &Value) {
@@ -196,6 +222,13 @@ fn report(as_json: bool, result: &Value) {
     let line = match result.get("would") {
         Some(_) => format!("{} is {}; would {}", text("region"), text("status"), text("would")),
         None => format!("{} is {}", text("region"), text("status")),
+    };
+    let units = |pointer: &str| result.pointer(pointer).and_then(Value::as_u64);
+    let line = match (units("/taken_over/units"), units("/stranded_units")) {
+        (Some(taken), Some(stranded)) => {
+            format!("{line}; {taken} units taken over, {stranded} stranded until it is back")
+        }
+        _ => line,
     };
     output::line(&line);
 }

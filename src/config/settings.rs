@@ -143,6 +143,12 @@ pub struct Escrow {
     pub rebalance: Duration,
     /// Between two transfers of one key and pair ahead of demand, at least.
     pub transfer_interval: Duration,
+    /// How far ceilings run ahead of what is sold: how long this region sells on at the present rate when every
+    /// other is gone, and how much is stranded while it is gone itself. An hour is longer than nearly all
+    /// cuts between regions, and little of a stock that is worth taking over.
+    pub autonomy: Duration,
+    /// Units of each key that it may sell alone however seldom that sells.
+    pub autonomy_units_least: u32,
 }
 
 impl Escrow {
@@ -151,6 +157,8 @@ impl Escrow {
             grant_wait: section.millis("grant_wait_ms", 5_000, 0..=30_000),
             rebalance: section.millis("rebalance_ms", 200, 10..=60_000),
             transfer_interval: section.millis("transfer_interval_ms", 1_000, 10..=600_000),
+            autonomy: section.millis("autonomy_ms", 3_600_000, 0..=2_592_000_000),
+            autonomy_units_least: section.count("autonomy_units_least", 100, 0..=1_000_000_000),
         };
         section.finish();
         escrow

@@ -272,7 +272,9 @@ mod tests {
         for (index, &units) in received.iter().enumerate() {
             let fresh = || Ledger::new(region(index), Epoch::FIRST);
             let mut ledgers = Ledgers::from([(node(0), fresh()), (node(1), fresh())]);
-            ledgers.get_mut(&node(index)).unwrap().receive(units).unwrap();
+            let ledger = ledgers.get_mut(&node(index)).unwrap();
+            ledger.receive(units).unwrap();
+            ledger.raise_alone();
             regions.push(ledgers);
         }
         regions
@@ -287,7 +289,7 @@ mod tests {
             for (&owner, row) in rows {
                 let ledger = ledgers.get_mut(node).unwrap();
                 ledger.merge(owner, row.clone()).unwrap();
-                ledger.follow_rights();
+                ledger.raise_alone();
             }
         }
     }

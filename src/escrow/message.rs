@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BucketDigest, Row, SkuRows};
+use super::{Ballot, BucketDigest, Preempted, Purpose, Row, SkuRows, Slot};
 use crate::types::{Actor, NodeId, Sku, StockKey, TransferId};
 
 /// Rows in one message. A row takes some 250 bytes, so that a message stays far below the 1 MiB that
@@ -89,6 +89,81 @@ pub struct PullRows {
     pub bucket: u8,
     /// Only keys after this one: where the last answer ended.
     pub after: Option<StockKey>,
+}
+
+/// A value of one key's register, with its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyedSlot {
+    /// SKU and node.
+    pub key: StockKey,
+    /// What is proposed, stored or chosen.
+    pub slot: Slot,
+}
+
+/// "Promise me the registers of `owner`, and tell what you have stored of these keys."
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// Whose registers.
+    pub owner: Actor,
+    /// Under which ballot values will be proposed.
+    pub ballot: Ballot,
+    /// What for.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// At most [`ROWS_PER_MESSAGE_MAX`].
+    pub keys: Vec<StockKey>,
+}
+
+/// The answer to [`Prepare`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promise {
+    /// Nothing under a lower ballot is stored here any more.
+    Promised {
+        /// A survivor has fenced the owner.
+        fenced: bool,
+        /// Somebody else than the owner has proposed for some key: what is stored must be looked at.
+        contested: bool,
+        /// What is stored of the keys asked for; of those that are missing, nothing is.
+        slots: Vec<KeyedSlot>,
+    },
+    /// A higher ballot was promised.
+    Refused {
+        /// Which, and whether it was to fence the owner.
+        preempted: Preempted,
+        /// A survivor has fenced the owner.
+        fenced: bool,
+    },
+}
+
+/// "Store these values", all under one ballot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accept {
+    /// Whose registers.
+    pub owner: Actor,
+    /// At most [`ROWS_PER_MESSAGE_MAX`].
+    pub slots: Vec<KeyedSlot>,
+}
+
+/// The answer to [`Accept`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepted {
+    /// Decided key by key.
+    Answered {
+        /// Stored now or before.
+        stored: Vec<StockKey>,
+        /// Another value stands under the same ballot and sequence: the proposer's database was set back, or
+        /// another process of its region proposed at the same time.
+        forked: Vec<StockKey>,
+    },
+    /// A higher ballot was promised. Nothing was stored.
+    Refused {
+        /// Which.
+        preempted: Preempted,
+        /// A survivor has fenced the owner.
+        fenced: bool,
+    },
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 //! has, so it can refuse too early, but never sell too much (I-01, I-05).
 //!
 //! ```text
-//! inflow[d]  = received[d] + Σi granted[i → d]
+//! inflow[d]  = received[d] + Σi granted[i → d] + Σx credit[x → d]
 //! outflow[d] = spent[d] − released[d] + withdrawn[d] + Σj granted[d → j]
-//! rights[d]  = inflow[d] − outflow[d]                spendable now: active[d] − outflow[d]
+//! rights[d]  = inflow[d] − outflow[d] − Σj credit[d → j]     spendable now: ceiling[d] − outflow[d]
 //! ```
 //!
 //! | file | what it holds |
@@ -17,6 +17,7 @@
 //! | `row` | one owner's cells, what makes a copy newer, what no honest owner writes |
 //! | `ledger` | one key as one region sees it, its guarded operations, merging |
 //! | `register` | ceilings that a majority agreed to, and what is taken over above them |
+//! | `ahead` | how far a ceiling runs ahead of what is sold |
 //! | `grant` | what a giver gives |
 //! | `asking` | whom a region asks for missing units, and when it may give up |
 //! | `rate`, `rebalance` | how fast a key sells, and what to move ahead of demand |
@@ -25,6 +26,7 @@
 //!
 //! Absent on purpose: clocks, leases and causal order. No rule here rests on one.
 
+mod ahead;
 mod asking;
 mod digest;
 mod grant;
@@ -39,17 +41,19 @@ mod row;
 #[cfg(test)]
 mod simulation;
 
+pub use ahead::Autonomy;
 pub use asking::{Asking, Request, SkuRows, Step};
 pub use digest::{BUCKETS, BucketDigest, Differences, Digest, bucket_of};
 pub use grant::{GiverDemand, Grant, decide_grant, spread};
 pub use ledger::{Ledger, MergeError, Merged, Refusal};
 pub use message::{
-    DigestAnswer, KeyedRow, NamedGrant, PullRows, ROWS_PER_MESSAGE_MAX, Rows, TransferAnswer,
-    TransferRequest,
+    Accept, Accepted, DigestAnswer, KeyedRow, KeyedSlot, NamedGrant, Prepare, Promise, PullRows,
+    ROWS_PER_MESSAGE_MAX, Rows, TransferAnswer, TransferRequest,
 };
 pub use rate::SpendRate;
 pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, own_share, plan as plan_rebalance};
 pub use register::{
-    Acceptance, Ballot, Preempted, Slot, Value, answer_accept, answer_prepare, majority, newest,
+    Acceptance, Ballot, Preempted, Promised, Purpose, Slot, Value, answer_accept, answer_prepare,
+    majority, newest,
 };
 pub use row::{Row, UNITS_MAX, Unsound};

@@ -37,6 +37,7 @@ impl Race {
         for (index, (&units, &orders)) in stock.iter().zip(orders).enumerate() {
             let mut ledger = Ledger::new(region(index), Epoch::FIRST);
             ledger.receive(units).unwrap();
+            ledger.raise_alone();
             regions.push(Region { ledger, orders, search: None, refused: 0 });
         }
         Self { regions, network: Vec::new() }
@@ -125,7 +126,7 @@ fn node() -> NodeId {
 fn learn(ledger: &mut Ledger, rows: &BTreeMap<Actor, Row>) {
     for (&owner, row) in rows {
         ledger.merge(owner, row.clone()).unwrap();
-        ledger.follow_rights();
+        ledger.raise_alone();
     }
 }
 

@@ -27,12 +27,18 @@ impl SpendRate {
 
     /// Takes in that `units` were sold during the last `elapsed_ms`.
     pub fn observe(&mut self, units: u64, elapsed_ms: u64) {
+        self.observe_over(FORGET_MS, units, elapsed_ms);
+    }
+
+    /// The same for an average that forgets over `forget_ms`: what looks far ahead must look far back, or one
+    /// order is taken for the demand of an hour.
+    pub fn observe_over(&mut self, forget_ms: u64, units: u64, elapsed_ms: u64) {
         if elapsed_ms == 0 {
             return;
         }
         let elapsed = u128::from(elapsed_ms);
         let seen = u128::from(units) * 1_000_000_000 / elapsed;
-        let forget = u128::from(FORGET_MS);
+        let forget = u128::from(forget_ms);
         let mean = (u128::from(self.micros_per_s) * forget + seen * elapsed) / (forget + elapsed);
         self.micros_per_s = u64::try_from(mean).unwrap_or(u64::MAX);
     }

@@ -163,6 +163,55 @@ pub fn answer_prepare(promised: Ballot, asked: Ballot) -> Result<Ballot, Preempt
     if asked >= promised { Ok(asked) } else { Err(Preempted { promised }) }
 }
 
+/// Why somebody asks for promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To propose, as whoever may.
+    #[default]
+    Propose,
+    /// A survivor ends the owner's raises, until it returns.
+    Fence,
+    /// The owner is back: it goes on from what others have chosen meanwhile.
+    Return,
+}
+
+/// What an acceptor has promised of one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promised {
+    /// Nothing under a lower one is stored.
+    pub ballot: Ballot,
+    /// A survivor has ended the owner's raises, and the owner has not returned.
+    pub fenced: bool,
+}
+
+impl Promised {
+    /// Of an owner that nobody has asked about.
+    pub fn birth(owner: RegionId) -> Self {
+        Self { ballot: Ballot::birth(owner), fenced: false }
+    }
+
+    /// [`answer_prepare`], and what becomes of a fence: an owner that was fenced is refused until it says
+    /// that it knows.
+    pub fn answer(
+        self,
+        owner: RegionId,
+        asked: Ballot,
+        purpose: Purpose,
+    ) -> Result<Self, Preempted> {
+        if self.fenced && purpose == Purpose::Propose && asked.region == owner {
+            return Err(Preempted { promised: self.ballot });
+        }
+        let ballot = answer_prepare(self.ballot, asked)?;
+        let fenced = match purpose {
+            Purpose::Propose => self.fenced,
+            Purpose::Fence => true,
+            Purpose::Return => false,
+        };
+        Ok(Self { ballot, fenced })
+    }
+}
+
 /// What an acceptor does with a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
@@ -251,6 +300,23 @@ mod tests {
         assert_eq!(value(5, &[]).taken_over(12, &heirs(&[("b", 0)])), None);
         let uneven = value(0, &[]).taken_over(100, &heirs(&[("b", 3), ("c", 1), ("d", 0)]));
         assert_eq!(uneven, Some(value(0, &[("b", 75), ("c", 25)])));
+    }
+
+    #[test]
+    fn who_was_fenced_is_refused_until_it_says_that_it_is_back() {
+        let (owner, other) = (region("b"), region("a"));
+        let birth = Promised::birth(owner);
+        let fenced = birth.answer(owner, ballot(1, "a"), Purpose::Fence).unwrap();
+        assert_eq!(fenced, Promised { ballot: ballot(1, "a"), fenced: true });
+        let late = fenced.answer(owner, ballot(9, "b"), Purpose::Propose);
+        assert_eq!(late, Err(Preempted { promised: ballot(1, "a") }));
+        // Take-overs go on, also by somebody else.
+        let on =
+            fenced.answer(owner, Ballot { round: 2, region: other }, Purpose::Propose).unwrap();
+        assert!(on.fenced);
+        assert!(on.answer(owner, ballot(1, "b"), Purpose::Return).is_err(), "too low");
+        let back = on.answer(owner, ballot(2, "b"), Purpose::Return).unwrap();
+        assert_eq!(back, Promised { ballot: ballot(2, "b"), fenced: false });
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl World {
             Op::Receive { at, units } => {
                 let at = index(at);
                 self.regions[at].receive(*units).unwrap();
+                self.regions[at].raise_alone();
                 let counted = self.received[at].inc_many(region(at), *units);
                 self.received[at].apply(counted);
             }
@@ -175,7 +176,7 @@ impl World {
             Message::Rows { to, rows } => {
                 for (owner, row) in rows {
                     self.regions[to].merge(owner, row).unwrap();
-                    self.regions[to].follow_rights();
+                    self.regions[to].raise_alone();
                 }
             }
         }
@@ -242,7 +243,7 @@ impl World {
                     for (owner, _) in ours.differences(actor(at), &theirs).pull {
                         let row = self.regions[from].rows()[&owner].clone();
                         self.regions[at].merge(owner, row).unwrap();
-                        self.regions[at].follow_rights();
+                        self.regions[at].raise_alone();
                         self.record();
                     }
                 }

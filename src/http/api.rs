@@ -38,6 +38,8 @@ fn table(context: Context) -> Routes {
         .add(OPERATORS, routes!(admin::list_regions))
         .add(OPERATORS, routes!(admin::drain))
         .add(OPERATORS, routes!(admin::resume))
+        .add(OPERATORS, routes!(admin::fence))
+        .add(OPERATORS, routes!(admin::rejoin))
         .add(OPERATORS, routes!(admin::list_sagas))
         .add(OPERATORS, routes!(admin::retry_saga))
         .add(OPERATORS, routes!(reconciliations::reconcile))

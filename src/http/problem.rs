@@ -62,6 +62,7 @@ codes! {
     AlreadyExists = "already_exists" CONFLICT "It exists already" "Something with this id exists and differs. Nothing was changed; use PATCH to change it.";
     ChannelRefTaken = "channel_ref_taken" CONFLICT "The reference is taken" "`channel_order_ref` names an order in this channel that is another customer's. Nothing was done; order with another reference.";
     RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back.";
+    NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. Nothing was done.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";
     PreconditionFailed = "precondition_failed" PRECONDITION_FAILED "It changed meanwhile" "If-Match names an older version. Read it again, decide again.";
     PayloadTooLarge = "payload_too_large" PAYLOAD_TOO_LARGE "The body is too large" "The body is over 256 KiB. Nothing was done.";
@@ -76,6 +77,7 @@ codes! {
     RegionTimeout = "region_timeout" GATEWAY_TIMEOUT "The region did not answer in time" "The load balancer waited for the region as long as it may. Whether the request took effect is not known: repeat it with the same Idempotency-Key.";
     RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region, or its database was set back. Nothing was done; the load balancer sends a new try to another region.";
     HomeRegionUnavailable = "home_region_unavailable" SERVICE_UNAVAILABLE "The home region does not answer" "Only the home region can do this and it can't be reached. Repeat it with the same Idempotency-Key after Retry-After.";
+    NoMajority = "no_majority" SERVICE_UNAVAILABLE "Too few regions can be reached" "A majority of the regions must agree to this. What was agreed on by then stands; repeat it when more regions can be reached.";
     DependencyUnavailable = "dependency_unavailable" SERVICE_UNAVAILABLE "A dependency does not answer" "The database or a provider does not answer. Repeat it with the same Idempotency-Key after Retry-After.";
     Overloaded = "overloaded" SERVICE_UNAVAILABLE "Too busy" "A queue is full. Nothing was done; try again after Retry-After.";
 }

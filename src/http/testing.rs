@@ -151,6 +151,10 @@ impl RightsSource for Asking {
         }
         Obtained { gained, elsewhere: BTreeMap::new() }
     }
+
+    async fn open(&self, _: &StockKey) {
+        self.store.open_all();
+    }
 }
 
 /// Units come in.
@@ -160,6 +164,7 @@ async fn receive(store: &Memory, key: StockKey, units: u64) {
     let hlc = HlcTimestamp::origin(store.region());
     let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };
     store.commit(&changes, stamp).await.unwrap();
+    store.open_all();
 }
 
 /// The machine's time, which a test can let pass.

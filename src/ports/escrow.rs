@@ -97,6 +97,14 @@ pub trait RightsStore: Send + Sync {
         units: u64,
     ) -> Result<Moved, StoreError>;
 
+    /// Keys of which something flowed to `owner`, in key order, after `after`, at most `limit`.
+    async fn held_by(
+        &self,
+        owner: Actor,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<StockKey>, StoreError>;
+
     /// The sums of all rows.
     async fn digest(&self) -> Result<Digest, StoreError>;
 

@@ -4,6 +4,7 @@ mod bus;
 mod escrow;
 mod payments;
 mod reconcile;
+mod registers;
 mod replication;
 mod rights;
 pub mod store;
@@ -16,6 +17,7 @@ pub use reconcile::{
     Claim, ClaimCursor, ClaimsPage, LedgerEntry, LedgerPage, Part, PaymentLedger, ReconcileStore,
     ScannedOrder, Snapshot, Turn,
 };
+pub use registers::RegisterStore;
 pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{

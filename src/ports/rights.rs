@@ -25,6 +25,9 @@ pub trait RightsSource: Send + Sync {
     /// in this region's rows before it answers.
     async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained;
 
+    /// Units of a key came in: lets them be sold, as far as this region sells ahead.
+    async fn open(&self, _key: &StockKey) {}
+
     /// Calls rights of one key back, until this region holds `wanted` units of it: stock that left the
     /// shelf has to be taken off the books at that very node. Answers whether anything came in; where
     /// there is nobody to ask, nothing does.

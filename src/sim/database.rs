@@ -11,12 +11,15 @@ use async_trait::async_trait;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
-use crate::escrow::{Digest, GiverDemand, KeyedRow, TransferRequest};
+use crate::escrow::{
+    Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
+    TransferRequest,
+};
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
     Applied, ChangeSet, CommitError, Committed, Credit, Given, MergeReport, Moved, Needs, Reader,
-    ReplicationError, ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
-    Store, StoreError, View,
+    RegisterStore, ReplicationError, ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp,
+    StopStore, Store, StoreError, View,
 };
 use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
@@ -155,6 +158,10 @@ impl Database {
     async fn reads(&self) -> Result<(), StoreError> {
         let arrived = self.arrive().await;
         arrived.map(drop).map_err(|trouble| StoreError::Unavailable(trouble.why()))
+    }
+
+    async fn writes(&self) -> Result<u64, StoreError> {
+        self.arrive().await.map_err(|trouble| StoreError::Unavailable(trouble.why()))
     }
 
     async fn reaches(&self) -> Result<u64, ReplicationError> {
@@ -457,6 +464,16 @@ impl RightsStore for Database {
         Ok(moved)
     }
 
+    async fn held_by(
+        &self,
+        owner: Actor,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<StockKey>, StoreError> {
+        self.reads().await?;
+        self.rights.held_by(owner, after, limit).await
+    }
+
     async fn digest(&self) -> Result<Digest, StoreError> {
         self.reads().await?;
         self.rights.digest().await
@@ -471,5 +488,66 @@ impl RightsStore for Database {
     ) -> Result<Vec<KeyedRow>, StoreError> {
         self.reads().await?;
         self.rights.rows_in(owner, bucket, after, limit).await
+    }
+}
+
+#[async_trait]
+impl RegisterStore for Database {
+    async fn promised(&self, owner: Actor) -> Result<Ballot, StoreError> {
+        self.reads().await?;
+        RegisterStore::promised(&self.rights, owner).await
+    }
+
+    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError> {
+        let breaks = self.writes().await?;
+        let promise = self.rights.prepare(request).await?;
+        let (owner, ballot) = (request.owner, request.ballot);
+        let what = match request.purpose {
+            Purpose::Propose => "",
+            Purpose::Fence => "a fence of ",
+            Purpose::Return => "the return of ",
+        };
+        let refused = if matches!(promise, Promise::Refused { .. }) {
+            "does not promise"
+        } else {
+            "promises"
+        };
+        self.note(format_args!("{refused} {what}{owner} to {} {}", ballot.round, ballot.region));
+        self.answers(breaks).await?;
+        Ok(promise)
+    }
+
+    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError> {
+        let breaks = self.writes().await?;
+        let accepted = self.rights.accept(request).await?;
+        self.answers(breaks).await?;
+        Ok(accepted)
+    }
+
+    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.choose(owner, chosen).await?;
+        for KeyedSlot { key, slot } in chosen {
+            let value = &slot.value;
+            self.note(format_args!(
+                "{owner} may sell {} and lost {} of {} at {}",
+                value.ceiling,
+                value.credited(),
+                key.sku,
+                key.node
+            ));
+            self.shared.checks.moved(key);
+        }
+        self.answers(breaks).await
+    }
+
+    async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError> {
+        self.reads().await?;
+        self.rights.latest(region).await
+    }
+
+    async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {
+        self.reads().await?;
+        self.rights.fenced().await
     }
 }

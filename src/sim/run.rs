@@ -136,6 +136,7 @@ async fn settle(world: &Arc<World>, shoppers: &[JoinHandle<()>]) {
         if checks.violation().is_some() {
             return;
         }
+        world.rejoin().await;
         let now_ms = world.shared.time.now_ms();
         if !(shoppers.iter().all(JoinHandle::is_finished) && is_idle(&memories, forgot.is_empty()))
         {

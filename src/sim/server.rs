@@ -1,16 +1,17 @@
 //! One process of one region's server: the production parts on simulated ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::app::rights::{Board, Granter, Rights, Waiting};
+use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
     Signals, Stops, Writer, WriterSettings,
 };
+use crate::escrow::Autonomy;
 use crate::ports::{Bus, Ids, Reachability};
 use crate::replication::Peers;
 use crate::runtime::TaskSet;
@@ -43,6 +44,9 @@ const RIGHTS_TIMES: RightsTimes = RightsTimes {
     rebalance: Duration::from_millis(200),
     transfer_interval: Duration::from_secs(1),
 };
+
+/// Less than the plans' larger stocks, so that ceilings are raised under way.
+const AUTONOMY: Autonomy = Autonomy { units_least: 10, time_ms: 10_000 };
 
 /// What a region keeps when its server dies.
 pub struct Site {
@@ -138,7 +142,8 @@ impl Site {
         let bus: Arc<dyn Bus> =
             Arc::new(Port { hub, own, peers: peers.clone(), life: life.clone() });
         let gateway = Gateway { provider: Arc::clone(&around.provider), life: life.clone() };
-        let parts = Parts { region, database, stops, bus, gateway, tasks: tasks.clone() };
+        let begin = (start.is_first, self.memory.tables().registers.fenced());
+        let parts = Parts { region, database, stops, bus, gateway, tasks: tasks.clone(), begin };
         let (app, rights) = parts.put_together(peers);
         Server { app, rights, life, tasks }
     }
@@ -159,14 +164,16 @@ struct Parts {
     bus: Arc<dyn Bus>,
     gateway: Gateway,
     tasks: TaskSet,
+    /// The first process of its incarnation? And who was fenced.
+    begin: (bool, BTreeSet<Actor>),
 }
 
 impl Parts {
     fn put_together(self, peers: Vec<RegionId>) -> (Arc<App>, Arc<Rights>) {
-        let Self { region, database, stops, bus, gateway, tasks } = self;
+        let Self { region, database, stops, bus, gateway, tasks, begin } = self;
         let signals = Signals::default();
         let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
-        let rights = rights(&region, &database, &stops, &bus, &heard, &signals);
+        let rights = rights(&region, &database, &stops, &bus, &heard, &signals, begin);
         let writer = Writer::start(
             &tasks,
             Arc::clone(&region),
@@ -216,11 +223,17 @@ fn rights(
     bus: &Arc<dyn Bus>,
     heard: &Arc<Mutex<Peers>>,
     signals: &Signals,
+    (is_first, fenced): (bool, BTreeSet<Actor>),
 ) -> Arc<Rights> {
     let (alarmed, of_region) = (Arc::clone(stops), Arc::clone(region));
+    let fenced_region = Arc::clone(region);
+    if fenced.contains(&Actor { region: region.id, epoch: region.epoch }) {
+        region.set_fenced(true);
+    }
     Arc::new(Rights {
         own: Actor { region: region.id, epoch: region.epoch },
         store: Arc::clone(database) as Arc<dyn crate::ports::RightsStore>,
+        registers: Arc::clone(database) as Arc<dyn crate::ports::RegisterStore>,
         bus: Arc::clone(bus),
         reachability: Arc::new(Heard { peers: Arc::clone(heard), region: Arc::clone(region) }),
         clock: Arc::clone(&region.clock),
@@ -228,13 +241,15 @@ fn rights(
         dirty: Arc::clone(&signals.rows),
         board: Board::new(Actor { region: region.id, epoch: region.epoch }),
         waiting: Waiting::default(),
+        raises: Raises::new(Actor { region: region.id, epoch: region.epoch }, AUTONOMY, is_first),
+        fenced: Mutex::new(fenced),
+        fences: Mutex::default(),
+        on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
         may_give: Box::new(move || !of_region.is_set_back()),
         sums_age: RIGHTS_TIMES.digest_interval / 6,
         request_timeout: REQUEST_TIMEOUT,
-        on_amnesia: Box::new(move |key, proof| {
-            alarmed.set_back(format!("{} at {}: {proof}", key.sku, key.node));
-        }),
+        on_amnesia: Box::new(move |proof| alarmed.set_back(proof)),
     })
 }
 

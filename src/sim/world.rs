@@ -254,6 +254,7 @@ impl World {
                 let key = StockKey { sku: sku(place), node: node(at) };
                 self.transfer(from, to, &key, units).await;
             }
+            Action::Fence { by, lost } => self.fence(by, lost).await,
             Action::Drain { region, lasts_ms } => {
                 self.drain(region, true).await;
                 wait(lasts_ms).await;
@@ -344,6 +345,30 @@ impl World {
         for _ in 0..2 {
             let moved = crate::app::rights::transfer(&server.rights, name, key, to, units).await;
             self.shared.note(REGIONS[from], format_args!("is told to move: {moved:?}"));
+        }
+    }
+
+    async fn fence(&self, by: usize, lost: usize) {
+        let Some(server) = self.server(by).filter(|_| by != lost) else { return };
+        tokio::select! {
+            biased;
+            () = server.life.over() => {}
+            taken = server.rights.fence(self.sites[lost].region) => {
+                self.shared.note(REGIONS[by], format_args!("fences {}: {taken:?}", REGIONS[lost]));
+            }
+        }
+    }
+
+    /// Regions that know to have been fenced come back.
+    pub async fn rejoin(&self) {
+        for server in self.running().iter().filter(|server| server.app.region.is_fenced()) {
+            tokio::select! {
+                biased;
+                () = server.life.over() => {}
+                back = server.rights.come_back() => {
+                    self.shared.note(server.app.region.id.as_str(), format_args!("rejoins: {back:?}"));
+                }
+            }
         }
     }
 

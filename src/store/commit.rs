@@ -114,11 +114,10 @@ WITH change AS (
 )
 UPDATE rights AS r
 SET received = r.received + c.received, spent = r.spent + c.spent, released = r.released + c.released,
-    withdrawn = r.withdrawn + c.withdrawn, version = r.version + 1, ceiling = r.ceiling + c.received,
-    sequence = r.sequence + (c.received > 0)::integer
+    withdrawn = r.withdrawn + c.withdrawn, version = r.version + 1
 FROM c
 WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner AND r.epoch = c.epoch
-  AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.ceiling + c.received
+  AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.ceiling
   AND r.released + c.released <= r.spent + c.spent
   AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn)";
 

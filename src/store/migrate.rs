@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "rights of grantees", include_str!("../../migrations/0004_rights_of_grantees.sql")),
     (5, "actors", include_str!("../../migrations/0005_actors.sql")),
     (6, "reconciliations", include_str!("../../migrations/0006_reconciliations.sql")),
+    (7, "registers", include_str!("../../migrations/0007_registers.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -13,6 +13,7 @@ mod load;
 mod migrate;
 mod read;
 mod reconcile;
+mod registers;
 mod replication;
 mod rights;
 mod sagas;
@@ -46,6 +47,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     read::STATEMENTS,
     reconcile::STATEMENTS,
     replication::STATEMENTS,
+    registers::STATEMENTS,
     rights::STATEMENTS,
     sagas::STATEMENTS,
     start::STATEMENTS,

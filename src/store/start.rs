@@ -13,7 +13,7 @@ const CLAIM_IDENTITY: &str = "
 INSERT INTO region_identity (region, number, epoch) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING";
 
 const COUNT_BOOT: &str = "
-UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, draining, set_back";
+UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, boots, draining, set_back";
 
 const FIRST_HEAD: &str = "
 INSERT INTO outbox_head (epoch, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
@@ -34,6 +34,8 @@ pub struct Start {
     pub epoch: Epoch,
     /// The highest stamp it has stored.
     pub floor: HlcTimestamp,
+    /// No process of this incarnation ran before.
+    pub is_first: bool,
     /// An operator has drained it.
     pub draining: bool,
     /// The proof that it forgot what it had written.
@@ -94,6 +96,7 @@ impl PgStore {
         Ok(Start {
             epoch: Epoch(u32::try_from(epoch).expect("checked by the table")),
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.region)),
+            is_first: identity.try_get::<i64, _>("boots")? == 1,
             draining: identity.try_get("draining")?,
             set_back: identity.try_get("set_back")?,
         })

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{rebalancer, row_digest, row_shipper};
+use super::{fences, raiser, rebalancer, row_digest, row_shipper};
 use crate::app::rights::{
-    DigestHandler, Giver, PullHandler, ROWS_DIGEST, ROWS_PULL, Rights, TRANSFER,
+    ACCEPT, AcceptHandler, DigestHandler, Giver, PREPARE, PrepareHandler, PullHandler, ROWS_DIGEST,
+    ROWS_PULL, Rights, TRANSFER,
 };
 use crate::runtime::TaskSet;
 
@@ -32,10 +33,14 @@ pub fn start(tasks: &TaskSet, rights: &Arc<Rights>, times: RightsTimes) {
             let giver = Arc::new(Giver::new(Arc::clone(&rights)));
             let digests = Arc::new(DigestHandler::new(Arc::clone(&rights)));
             let pulls = Arc::new(PullHandler::new(Arc::clone(&rights)));
+            let prepares = Arc::new(PrepareHandler::new(Arc::clone(&rights)));
+            let accepts = Arc::new(AcceptHandler::new(Arc::clone(&rights)));
             tokio::join!(
                 rights.bus.serve(TRANSFER, giver, stop.clone()),
                 rights.bus.serve(ROWS_DIGEST, digests, stop.clone()),
-                rights.bus.serve(ROWS_PULL, pulls, stop),
+                rights.bus.serve(ROWS_PULL, pulls, stop.clone()),
+                rights.bus.serve(PREPARE, prepares, stop.clone()),
+                rights.bus.serve(ACCEPT, accepts, stop),
             );
         }
     };
@@ -43,6 +48,8 @@ pub fn start(tasks: &TaskSet, rights: &Arc<Rights>, times: RightsTimes) {
     for peer in rights.bus.peers() {
         drop(tasks.spawn("receive-rows", row_shipper::receive(Arc::clone(rights), peer, stop())));
     }
+    drop(tasks.spawn("raise-ceilings", raiser::run(Arc::clone(rights), stop())));
+    drop(tasks.spawn("take-over", fences::run(Arc::clone(rights), stop())));
     drop(tasks.spawn("ship-rows", row_shipper::ship(Arc::clone(rights), times.row_ship, stop())));
     let digests = row_digest::run(Arc::clone(rights), times.digest_interval, stop());
     drop(tasks.spawn("compare-rows", digests));

@@ -4,9 +4,11 @@
 //! work, a restart and a second process. None retries inside: the next round is the retry.
 
 mod contested;
+mod fences;
 pub mod grants;
 mod heartbeat;
 mod publisher;
+mod raiser;
 mod rebalancer;
 mod reconciliation;
 mod replication;

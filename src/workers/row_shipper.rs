@@ -69,6 +69,7 @@ async fn ship_chunk(rights: &Rights, keys: &[StockKey]) -> anyhow::Result<()> {
     for row in &rows {
         rights.board.saw(row, now_ms);
     }
+    rights.look_ahead(&rows);
     rows.retain(|row| row.owner == rights.own);
     if !rows.is_empty() {
         let message = serde_json::to_vec(&Rows { rows, more: false })?;

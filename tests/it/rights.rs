@@ -2,16 +2,16 @@
 //! can be cut, doubled and lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use entrepot::app::DirtyRows;
 use entrepot::app::rights::{
-    Board, Granter, Rights, TransferError, Waiting, ask_peer, repair_from, transfer,
+    Board, Granter, Raises, Rights, TransferError, Waiting, ask_peer, repair_from, transfer,
 };
 use entrepot::domain::inventory::{Shortage, StockDelta};
-use entrepot::escrow::{KeyedRow, SkuRows, TransferRequest, bucket_of};
+use entrepot::escrow::{Autonomy, KeyedRow, SkuRows, TransferRequest, bucket_of};
 use entrepot::ports::store::Spendable;
 use entrepot::ports::{ChangeSet, CommitError, Needs, Reader, RightsSource, Stamp, Store};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
@@ -21,9 +21,9 @@ use entrepot::types::{
 };
 use entrepot::workers::grants::{self, RightsTimes};
 
-use crate::support::eventually;
 use crate::support::hub::{Hub, Port};
 use crate::support::postgres::Database;
+use crate::support::{ceilings, eventually};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const NODE: &str = "n";
@@ -31,6 +31,9 @@ const OTHER_NODE: &str = "o";
 
 /// Long enough for many rounds on a busy machine; a test that needs all of it has found a bug.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Enough for every test but one: what a region holds it may sell.
+const AUTONOMY: Autonomy = Autonomy { units_least: 1_000, time_ms: 0 };
 
 struct World {
     regions: Vec<Region>,
@@ -45,6 +48,8 @@ struct Region {
     amnesia: Arc<AtomicU64>,
     tasks: TaskSet,
     database: Database,
+    /// Its workers run.
+    works: bool,
 }
 
 fn sku(name: &str) -> Sku {
@@ -82,9 +87,11 @@ impl World {
             let port = Arc::new(Port { hub: Arc::clone(&hub), own: id, all: all.clone() });
             let amnesia = Arc::new(AtomicU64::new(0));
             let alarm = Arc::clone(&amnesia);
+            let rows = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
             let rights = Arc::new(Rights {
                 own: actor(id),
-                store: Arc::new(PgRights::new(store.clone(), Epoch::FIRST)),
+                store: rows.clone(),
+                registers: rows,
                 bus: port.clone(),
                 reachability: port,
                 clock: clock.clone(),
@@ -92,11 +99,15 @@ impl World {
                 dirty: Arc::new(DirtyRows::default()),
                 board: Board::new(actor(id)),
                 waiting: Waiting::default(),
+                raises: Raises::new(actor(id), AUTONOMY, true),
+                fenced: Mutex::default(),
+                fences: Mutex::default(),
+                on_fenced: Box::new(|_| {}),
                 sums: tokio::sync::Mutex::default(),
                 may_give: Box::new(|| true),
                 sums_age: Duration::ZERO,
                 request_timeout: Duration::from_secs(5),
-                on_amnesia: Box::new(move |_, _| {
+                on_amnesia: Box::new(move |_| {
                     alarm.fetch_add(1, Ordering::Relaxed);
                 }),
             });
@@ -111,7 +122,8 @@ impl World {
                 grants::start(&tasks, &rights, times);
             }
             let granter = Granter::new(Arc::clone(&rights), tasks.clone());
-            let region = Region { id, store, rights, granter, amnesia, tasks, database };
+            let works = workers;
+            let region = Region { id, store, rights, granter, amnesia, tasks, database, works };
             region
                 .sql(&format!("INSERT INTO nodes VALUES ('{NODE}', 'a', true, '', '{{}}')"))
                 .await;
@@ -190,7 +202,16 @@ impl Region {
         let hlc = HlcTimestamp::origin(self.id);
         let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };
         self.store.commit(&changes, stamp).await?;
-        self.rights.dirty.mark(&changes.stock);
+        let rights = &self.rights;
+        rights.dirty.mark(&changes.stock);
+        for key in changes.stock.into_iter().filter(|(_, delta)| delta.received > 0).map(|it| it.0)
+        {
+            if self.works {
+                rights.raise([(key, 0)]).await;
+            } else {
+                ceilings::open(&*rights.store, &*rights.registers, rights.own, &key).await;
+            }
+        }
         Ok(())
     }
 
@@ -317,7 +338,8 @@ async fn a_request_heard_twice_grants_once() {
         ask_peer(&world.regions[1].rights, world.regions[0].id, &request).await.unwrap();
     }
     assert_eq!(world.regions[0].cell("x", "granted_total").await, 10);
-    assert_eq!(world.regions[1].spendable("x").await, 10);
+    let raised = || async { (world.regions[1].spendable("x").await == 10).then_some(()) };
+    eventually("what came may be sold", raised).await;
     let id = request.request.0;
     for (region, state) in world.regions.iter().zip(["granted", "credited"]) {
         let mut connection = region.database.connection().await;
@@ -344,6 +366,20 @@ async fn units_under_way_to_a_peer_that_does_not_know_are_found() {
         drop(tasks.spawn("serve", async move {
             let giver = Arc::new(entrepot::app::rights::Giver::new(Arc::clone(&rights)));
             rights.bus.serve(entrepot::app::rights::TRANSFER, giver, stop).await;
+        }));
+        let (rights, stop) = (Arc::clone(&region.rights), tasks.stopping());
+        drop(tasks.spawn("accept", async move {
+            let acceptor = Arc::new(entrepot::app::rights::AcceptHandler::new(Arc::clone(&rights)));
+            rights.bus.serve(entrepot::app::rights::ACCEPT, acceptor, stop).await;
+        }));
+    }
+    for region in [a, c] {
+        let rights = Arc::clone(&region.rights);
+        drop(region.tasks.spawn("raise", async move {
+            loop {
+                rights.raises.wanted().await;
+                rights.raise_round().await.unwrap();
+            }
         }));
     }
     let sold = || async { a.sell("x", 1).await.then_some(()) };

@@ -21,6 +21,9 @@ const KEYS_MAX: usize = 100_000;
 /// wakes up with thousands of keys out of balance evens them out over some seconds.
 const WISHES_MAX: usize = 32;
 
+/// Over how many milliseconds the rate is averaged that ceilings run ahead by: they look an hour ahead.
+const STEADY_MS: u64 = 600_000;
+
 /// The rates of one region.
 #[derive(Debug)]
 pub struct Board {
@@ -39,6 +42,8 @@ struct Entry {
 struct Seen {
     row: Row,
     rate: SpendRate,
+    /// Averaged over [`STEADY_MS`].
+    steady: SpendRate,
     at_ms: u64,
 }
 
@@ -68,13 +73,21 @@ impl Board {
             keys.entry(row.key.clone()).or_default();
         }
         let Some(entry) = keys.get_mut(&row.key) else { return };
-        let unseen = || Seen { row: row.row.clone(), rate: SpendRate::default(), at_ms: now_ms };
+        let (rate, steady) = (SpendRate::default(), SpendRate::default());
+        let unseen = || Seen { row: row.row.clone(), rate, steady, at_ms: now_ms };
         entry.actors.entry(row.owner).or_insert_with(unseen).update(&row.row, now_ms);
     }
 
     /// Is the key on the board? If not, all its rows should be shown when one is.
     pub fn knows(&self, key: &StockKey) -> bool {
         self.keys.lock().expect("no panic while held").contains_key(key)
+    }
+
+    /// How fast this region sells a key, over the last minutes.
+    pub fn steady_rate(&self, key: &StockKey) -> SpendRate {
+        let keys = self.keys.lock().expect("no panic while held");
+        let own = keys.get(key).and_then(|entry| entry.actors.get(&self.own));
+        own.map(|seen| seen.steady).unwrap_or_default()
     }
 
     /// Units of a SKU that this region expects to sell within a round.
@@ -154,7 +167,7 @@ impl Entry {
         for seen in self.actors.values_mut() {
             let silent_ms = now_ms.saturating_sub(seen.at_ms);
             if silent_ms >= PROTECTED_ROUND_MS {
-                seen.rate.observe(0, silent_ms);
+                seen.observe(0, silent_ms);
                 seen.at_ms = now_ms;
             }
         }
@@ -162,12 +175,17 @@ impl Entry {
 }
 
 impl Seen {
+    fn observe(&mut self, units: u64, elapsed_ms: u64) {
+        self.rate.observe(units, elapsed_ms);
+        self.steady.observe_over(STEADY_MS, units, elapsed_ms);
+    }
+
     fn update(&mut self, row: &Row, now_ms: u64) {
         if !row.supersedes(&self.row) {
             return;
         }
         let sold = row.net_spent().saturating_sub(self.row.net_spent());
-        self.rate.observe(sold, now_ms.saturating_sub(self.at_ms).max(1));
+        self.observe(sold, now_ms.saturating_sub(self.at_ms).max(1));
         self.row = row.clone();
         self.at_ms = now_ms;
     }

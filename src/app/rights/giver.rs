@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::Rights;
+use super::granter::{closed, keyed};
 use crate::domain::inventory::{StockDelta, StockDeltas};
-use crate::escrow::{GiverDemand, TransferAnswer, TransferRequest};
-use crate::ports::RequestHandler;
+use crate::escrow::{GiverDemand, Ledger, TransferAnswer, TransferRequest};
+use crate::ports::{RequestHandler, StoreError};
 use crate::types::{RegionId, StockKey};
 
 /// Gives rights to peers.
@@ -34,6 +35,12 @@ impl Giver {
         if !(rights.may_give)() {
             return Err("this region forgot what it sold and gives nothing away".to_owned());
         }
+        if rights.is_fenced(request.asker) {
+            return Err(format!("{} was fenced: what it got would be stranded", request.asker));
+        }
+        self.open(request)
+            .await
+            .map_err(|error| format!("nothing was decided: {error}; ask again"))?;
         let (sku, node) = (&request.sku, request.node.as_ref());
         let expected = rights.board.expected(sku);
         // Without an order that needs them, units go only to whom they belong.
@@ -60,6 +67,24 @@ impl Giver {
             .collect();
         rights.dirty.mark(&changed);
         Ok(TransferAnswer { grants: given.grants, busy: given.busy, rows: given.rows })
+    }
+}
+
+impl Giver {
+    /// What an order of the asker's needs may lie above this region's ceilings, or have been on its way here
+    /// so far.
+    async fn open(&self, request: &TransferRequest) -> Result<(), StoreError> {
+        let (rights, sku) = (&self.rights, &request.sku);
+        let ledgers = rights.store.ledgers(sku).await?;
+        if ledgers.values().map(Ledger::spendable).sum::<u64>() >= request.need {
+            return Ok(());
+        }
+        rights.learn(&keyed(sku, &request.rows), &[]).await?;
+        let closed = closed(&rights.store.ledgers(sku).await?, sku);
+        if !closed.is_empty() {
+            rights.raise(closed.into_iter().map(|key| (key, request.want))).await;
+        }
+        Ok(())
     }
 }
 

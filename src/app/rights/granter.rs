@@ -108,6 +108,10 @@ impl RightsSource for Granter {
         obtained
     }
 
+    async fn open(&self, key: &StockKey) {
+        self.shared.rights.raise([(key.clone(), 0)]).await;
+    }
+
     async fn recall(&self, key: &StockKey, wanted: u64, held: u64, patience: Duration) -> bool {
         let target = Target { sku: key.sku.clone(), node: Some(key.node.clone()) };
         let need = Need { wanted, missing: wanted.saturating_sub(held), held };
@@ -180,6 +184,23 @@ impl Shared {
         if let Some(only) = &target.node {
             ledgers.retain(|node, _| node == only);
         }
+        // What is held may lie above the ceilings.
+        let closed = closed(&ledgers, sku);
+        if spendable(&ledgers) < wanted && !closed.is_empty() {
+            rights.raise(closed.into_iter().map(|key| (key, wanted))).await;
+            match rights.store.ledgers(sku).await {
+                Ok(raised) => ledgers.retain(|node, ledger| {
+                    raised.get(node).is_some_and(|raised| {
+                        ledger.clone_from(raised);
+                        true
+                    })
+                }),
+                Err(error) => {
+                    tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
+                    return Found::default();
+                }
+            }
+        }
         // Rights may have come in between an order's decision and this search.
         let held = spendable(&ledgers);
         let seen = waiters.iter().map(|waiter| waiter.need.held).max().unwrap_or(0);
@@ -193,7 +214,7 @@ impl Shared {
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
         let reachable = rights.reachability.reachable();
         let mut asking = Asking::new(rights.own, ledgers, need, want, reachable);
-        self.ask_until(target, &mut asking, deadline_ms).await;
+        self.ask_until(target, &mut asking, deadline_ms, wanted).await;
         let elsewhere = rights
             .bus
             .peers()
@@ -204,7 +225,7 @@ impl Shared {
     }
 
     /// Drives a search to its end or to its deadline.
-    async fn ask_until(&self, target: &Target, asking: &mut Asking, deadline_ms: u64) {
+    async fn ask_until(&self, target: &Target, asking: &mut Asking, deadline_ms: u64, wanted: u64) {
         let mut under_way: FuturesUnordered<JoinHandle<Asked>> = FuturesUnordered::new();
         loop {
             let left_ms = deadline_ms.saturating_sub(self.rights.clock.monotonic_ms());
@@ -212,7 +233,7 @@ impl Shared {
                 Step::Ask(requests) if left_ms > 0 => {
                     under_way.extend(requests.into_iter().map(|request| {
                         let (peer, message) = self.message(target, request);
-                        self.ask(peer, message, Duration::ZERO)
+                        self.ask(peer, message, wanted, Duration::ZERO)
                     }));
                 }
                 Step::Pause if left_ms > 0 => {
@@ -236,7 +257,7 @@ impl Shared {
                     if self.may_answer(peer, left_ms) =>
                 {
                     asking.late(peer);
-                    under_way.push(self.ask(peer, message, SILENCE_PAUSE));
+                    under_way.push(self.ask(peer, message, wanted, SILENCE_PAUSE));
                 }
                 Some(Ok(Asked { peer, answer: None, .. })) => asking.silent(peer),
                 // Nothing under way and the time is up, or a task that died in a shutdown.
@@ -262,12 +283,26 @@ impl Shared {
         (request.to, message)
     }
 
-    /// Asks one peer after a pause, and stores its answer before anybody is told of it.
-    fn ask(&self, peer: RegionId, message: TransferRequest, pause: Duration) -> JoinHandle<Asked> {
+    /// Asks one peer after a pause; stores what it gives, and raises the ceilings to it, before anybody is told.
+    fn ask(
+        &self,
+        peer: RegionId,
+        message: TransferRequest,
+        wanted: u64,
+        pause: Duration,
+    ) -> JoinHandle<Asked> {
         let rights = Arc::clone(&self.rights);
         self.tasks.spawn("ask-for-rights", async move {
             tokio::time::sleep(pause).await;
             let answer = ask_peer(&rights, peer, &message).await;
+            let given = answer.iter().flat_map(|answer| answer.grants.keys());
+            let given: Vec<(StockKey, u64)> = given
+                .map(|node| StockKey { sku: message.sku.clone(), node: node.clone() })
+                .map(|key| (key, wanted))
+                .collect();
+            if !given.is_empty() {
+                rights.raise(given).await;
+            }
             Asked { peer, message, answer }
         })
     }
@@ -321,7 +356,7 @@ pub async fn ask_peer(
     Some(answer)
 }
 
-fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
+pub(super) fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
     let of_node = |(node, rows): (&NodeId, &BTreeMap<Actor, Row>)| {
         let key = StockKey { sku: sku.clone(), node: node.clone() };
         let keyed =
@@ -333,6 +368,13 @@ fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
 
 fn spendable(ledgers: &SkuLedgers) -> u64 {
     ledgers.values().map(Ledger::spendable).fold(0, u64::saturating_add)
+}
+
+/// The keys of a SKU under which this region holds more than its ceilings let it sell.
+pub(super) fn closed(ledgers: &SkuLedgers, sku: &Sku) -> Vec<StockKey> {
+    let holds_more = |ledger: &Ledger| ledger.rights(ledger.own()) > ledger.spendable();
+    let closed = ledgers.iter().filter(|(_, ledger)| holds_more(ledger));
+    closed.map(|(node, _)| StockKey { sku: sku.clone(), node: node.clone() }).collect()
 }
 
 fn elsewhere(ledgers: &SkuLedgers, own: Actor) -> u64 {

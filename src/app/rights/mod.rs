@@ -4,7 +4,7 @@
 //!  order is short ─► Granter ── TRANSFER ──► Giver of a peer ─► its database, once per request
 //!                      │  ◄── rows, grant ───┘
 //!                      ▼
-//!                    learn ─► this region's database (ceiling raised in the same transaction)
+//!                    learn ─► this region's database ─► Raises ── PREPARE, ACCEPT ──► a majority's databases
 //!                      ▲  ▲
 //!  peers' rows ────────┘  └──── pulled rows, where digests differ
 //! ```
@@ -12,27 +12,36 @@
 //! What arrives is stored by [`Rights::learn`] and nowhere else; the decisions are in
 //! [`crate::escrow`], the transactions in [`crate::ports::RightsStore`].
 
+mod acceptor;
 mod board;
+mod fence;
 mod giver;
 mod granter;
 mod peers_rows;
+mod proposer;
+mod raises;
 mod transfer;
 mod waiting;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::escrow::{Digest, KeyedRow, MergeError};
 use crate::ports::{
-    Bus, Clock, Credit, Ids, MergeReport, Reachability, RequestKind, RightsStore, StoreError,
+    Bus, Clock, Credit, Ids, MergeReport, Reachability, RegisterStore, RequestKind, RightsStore,
+    StoreError,
 };
-use crate::types::{Actor, StockKey};
+use crate::types::{Actor, RegionId};
 
+pub use acceptor::{AcceptHandler, PrepareHandler};
 pub use board::{Board, KeyWish};
+pub use fence::{FenceError, TakenOver};
 pub use giver::Giver;
 pub use granter::{Granter, ask_peer};
 pub use peers_rows::{Compared, DigestHandler, PullHandler, repair_from};
+pub use proposer::{ProposeError, Proposer};
+pub use raises::Raises;
 pub use transfer::{TransferError, transfer};
 pub use waiting::Waiting;
 
@@ -45,8 +54,13 @@ pub const ROWS_DIGEST: RequestKind = RequestKind::named("rows-digest");
 /// A peer asks for rows in which it differs.
 pub const ROWS_PULL: RequestKind = RequestKind::named("rows-pull");
 
+/// A proposer asks for promises.
+pub const PREPARE: RequestKind = RequestKind::named("registers-prepare");
+/// A proposer asks for values to be stored.
+pub const ACCEPT: RequestKind = RequestKind::named("registers-accept");
+
 /// Called with the evidence that this region's database was set back. Selling on could oversell.
-pub type AmnesiaAlarm = dyn Fn(&StockKey, &MergeError) + Send + Sync;
+pub type AmnesiaAlarm = dyn Fn(String) + Send + Sync;
 
 /// What everything about rights shares in one process.
 pub struct Rights {
@@ -54,6 +68,8 @@ pub struct Rights {
     pub own: Actor,
     /// Its database.
     pub store: Arc<dyn RightsStore>,
+    /// The registers of ceilings in it.
+    pub registers: Arc<dyn RegisterStore>,
     /// The way to the peers.
     pub bus: Arc<dyn Bus>,
     /// Which of them are worth asking.
@@ -68,6 +84,12 @@ pub struct Rights {
     pub board: Board,
     /// What orders here wait for.
     pub waiting: Waiting,
+    /// Ceilings to raise.
+    pub raises: Raises,
+    /// Incarnations whose raises a survivor has ended, as far as this region knows: nothing is given to them.
+    pub fenced: Mutex<BTreeSet<Actor>>,
+    /// Those that this process has fenced, and goes on taking over from.
+    pub fences: Mutex<BTreeMap<Actor, Proposer>>,
     /// The sums of all rows and when the scan for them began and ended, shared by this region's comparisons and those of
     /// its peers: they read the whole table.
     pub sums: tokio::sync::Mutex<Option<(u64, u64, Arc<Digest>)>>,
@@ -77,6 +99,8 @@ pub struct Rights {
     pub sums_age: Duration,
     /// How long a peer may take to answer.
     pub request_timeout: Duration,
+    /// Whom to tell that this region itself was fenced, or is not any more.
+    pub on_fenced: Box<dyn Fn(bool) + Send + Sync>,
     /// Whom to tell of amnesia.
     pub on_amnesia: Box<AmnesiaAlarm>,
 }
@@ -117,20 +141,55 @@ impl Rights {
         Ok(digest)
     }
 
+    /// There is proof that this region's database was set back.
+    pub fn forgot(&self, proof: String) {
+        (self.on_amnesia)(proof);
+    }
+
+    /// A survivor has ended an incarnation's raises, or it is back.
+    pub fn note_fenced(&self, owner: Actor, is_fenced: bool) {
+        let is_news = {
+            let mut fenced = self.fenced.lock().expect("no panic while held");
+            if is_fenced { fenced.insert(owner) } else { fenced.remove(&owner) }
+        };
+        if !is_news {
+            return;
+        }
+        if owner == self.own {
+            (self.on_fenced)(is_fenced);
+        } else if is_fenced {
+            tracing::warn!(%owner, "{owner} is fenced: what it had not sold is taken over");
+        } else {
+            tracing::info!(%owner, "{owner} is back");
+        }
+    }
+
+    /// Does this region know that somebody was fenced?
+    pub fn is_fenced(&self, actor: Actor) -> bool {
+        self.fenced.lock().expect("no panic while held").contains(&actor)
+    }
+
+    /// Was the latest known incarnation of a region fenced?
+    pub fn is_fenced_region(&self, region: RegionId) -> bool {
+        let fenced = self.fenced.lock().expect("no panic while held");
+        let latest = fenced.iter().rfind(|actor| actor.region == region);
+        let heard = self.reachability.epoch_of(region);
+        latest.is_some_and(|actor| heard.is_none_or(|heard| heard <= actor.epoch))
+    }
+
     /// Draws the conclusions from a merge.
     fn take_note(&self, report: &MergeReport) {
         let now_ms = self.clock.monotonic_ms();
         for row in &report.changed {
             self.board.saw(row, now_ms);
         }
-        // What came in raised the own ceilings, which peers keep a copy of.
-        let raised = report.credited.keys().map(|key| (key.clone(), StockDelta::default()));
-        self.dirty.mark(&raised.collect::<StockDeltas>());
+        // What came in lets the ceilings run further ahead.
+        self.raises.want(report.credited.keys().map(|key| (key.clone(), 0)));
         for (key, error) in &report.refused {
             let (sku, node) = (&key.sku, &key.node);
             tracing::error!(%sku, %node, %error, "a peer's row is not merged: {error}");
             if matches!(error, MergeError::Amnesia { .. }) {
-                (self.on_amnesia)(key, error);
+                self.forgot(format!("{sku} at {node}: {error}"));
             }
         }
     }

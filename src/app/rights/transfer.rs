@@ -30,6 +30,12 @@ pub enum TransferError {
         /// The receiver.
         to: RegionId,
     },
+    /// The receiver was fenced.
+    #[error("{to} was fenced; what is moved there would be stranded")]
+    Fenced {
+        /// The receiver.
+        to: Actor,
+    },
     /// The id belongs to another transfer.
     #[error("another transfer was made under this id")]
     OtherTransfer,
@@ -58,7 +64,15 @@ pub async fn transfer(
         return Err(TransferError::NeverHeard { to });
     };
     let to = Actor { region: to, epoch };
-    let moved = rights.store.transfer(id, key, to, units).await?;
+    if rights.is_fenced(to) {
+        return Err(TransferError::Fenced { to });
+    }
+    let mut moved = rights.store.transfer(id, key, to, units).await?;
+    if let Moved::Insufficient { .. } = moved {
+        // It may lie above the ceiling.
+        rights.raise([(key.clone(), units)]).await;
+        moved = rights.store.transfer(id, key, to, units).await?;
+    }
     match moved {
         Moved::Done | Moved::Replayed => {
             rights.dirty.mark(&StockDeltas::from([(key.clone(), StockDelta::default())]));

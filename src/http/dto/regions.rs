@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::app::RegionStatus;
+use crate::app::rights::TakenOver;
 use crate::ports::store::Spendable;
 use crate::replication::Position;
-use crate::types::{Epoch, HlcTimestamp, RegionId};
+use crate::types::{Actor, Epoch, HlcTimestamp, RegionId};
 
 /// A region as seen from the one that answers.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -18,8 +19,8 @@ pub(in crate::http) struct RegionOut {
     region: RegionId,
     /// The one that answers.
     own: bool,
-    /// `ready`, `draining`, `silent`, `one_way` or `never_heard`; of the one that answers also `set_back`:
-    /// its database forgot what it had written, and it takes no orders before that is put right.
+    /// `ready`, `draining`, `fenced`, `silent`, `one_way` or `never_heard`; of the one that answers also
+    /// `set_back`: its database forgot what it had written, and it takes no orders before that is put right.
     status: &'static str,
     /// Its incarnation.
     #[schema(value_type = Option<u32>)]
@@ -45,6 +46,32 @@ pub(in crate::http) struct RegionOut {
     /// What it has applied of every region.
     #[schema(value_type = BTreeMap<String, PositionOut>)]
     its_watermarks: BTreeMap<RegionId, PositionOut>,
+}
+
+/// What fencing a region came to.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+#[schema(as = Fenced)]
+pub(in crate::http) struct FencedOut {
+    /// Which.
+    #[schema(value_type = String)]
+    region: RegionId,
+    /// The incarnation that was fenced.
+    #[schema(value_type = u32)]
+    epoch: Epoch,
+    /// `fenced`.
+    status: &'static str,
+    /// What the others may sell now that it held.
+    taken_over: MaySellAlone,
+    /// Units below its ceilings that it may have sold without anybody knowing. Nobody sells them until it is back.
+    stranded_units: u64,
+}
+
+impl From<TakenOver> for FencedOut {
+    fn from(TakenOver { owner, keys, units, stranded }: TakenOver) -> Self {
+        let taken_over = MaySellAlone { units, keys };
+        let Actor { region, epoch } = owner;
+        Self { region, epoch, status: "fenced", taken_over, stranded_units: stranded }
+    }
 }
 
 /// The sum of a region's rights.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 
+use crate::app::rights::{FenceError, ProposeError, Rights};
 use crate::ports::StoreError;
 use crate::ports::store::{SagaFilter, Spendable};
 use crate::runtime::spawn_named;
@@ -16,7 +17,7 @@ use crate::types::{OrderId, RegionId, SagaId};
 
 use super::super::auth::Caller;
 use super::super::context::Context;
-use super::super::dto::regions::RegionOut;
+use super::super::dto::regions::{FencedOut, RegionOut};
 use super::super::dto::saga::SagaOut;
 use super::super::forward::Origin;
 use super::super::page::{self, Page};
@@ -36,6 +37,12 @@ pub(in crate::http) async fn list_regions(
     let limit = page::limit(query.limit)?;
     let after: Option<RegionId> = page::cursor(query.cursor.as_deref())?;
     let mut regions = context.app.regions();
+    for status in &mut regions {
+        let fenced = |rights: &Arc<Rights>| rights.is_fenced_region(status.region);
+        if !status.own && context.rights.as_ref().is_some_and(fenced) {
+            status.status = "fenced";
+        }
+    }
     if let Some(after) = after {
         let given = regions.iter().position(|status| status.region == after);
         regions.drain(..given.map_or(0, |last| last + 1));
@@ -81,6 +88,87 @@ pub(in crate::http) async fn resume(
     origin: Origin,
 ) -> Result<Response, Problem> {
     set_draining(&context, region, false, &caller, &origin).await
+}
+
+/// Declares another region dead: its raises end, and what it had not sold above its ceilings is taken over.
+#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/fence", tag = "admin", params(("region" = String, Path)),
+    responses((status = 200, description = "Fenced; asked again, what has come to be known since is taken over", body = FencedOut),
+              (status = 404, description = "`not_found`"),
+              (status = 409, description = "`not_fenceable`: it is the region that was asked"),
+              (status = 503, description = "`no_majority`, `dependency_unavailable`")))]
+pub(in crate::http) async fn fence(
+    State(context): State<Context>,
+    PathId(region): PathId<RegionId>,
+    caller: Caller,
+    origin: Origin,
+) -> Result<Response, Problem> {
+    let rights = rights_of(&context, region)?;
+    if region == context.region {
+        let detail = format!("{region} itself was asked; ask one of the regions that live");
+        return Err(Problem::new(Code::NotFenceable, detail));
+    }
+    let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
+    let fencing = spawn_named("fence", async move {
+        tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} fences region {region}");
+        rights.fence(region).await
+    });
+    let taken = fencing.await.map_err(lost_task)?.map_err(|error| not_fenced(&error))?;
+    Ok(json(&FencedOut::from(taken)))
+}
+
+/// A fenced region comes back: it goes on selling from what the others have agreed on meanwhile.
+#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/rejoin", tag = "admin", params(("region" = String, Path)),
+    responses((status = 200, description = "Back in traffic, unless it is drained", body = RegionOut),
+              (status = 404, description = "`not_found`"),
+              (status = 409, description = "`region_set_back`"),
+              (status = 503, description = "`no_majority`, `home_region_unavailable`, `dependency_unavailable`")))]
+pub(in crate::http) async fn rejoin(
+    State(context): State<Context>,
+    PathId(region): PathId<RegionId>,
+    caller: Caller,
+    origin: Origin,
+) -> Result<Response, Problem> {
+    let rights = rights_of(&context, region)?;
+    if region != context.region {
+        return context.ask(region, &origin, Bytes::new(), Duration::ZERO).await;
+    }
+    let app = &context.app;
+    if app.region.is_set_back() {
+        let detail =
+            format!("region {region} stays out of traffic: {}", Code::RegionSetBack.meaning());
+        return Err(Problem::new(Code::RegionSetBack, detail));
+    }
+    if app.region.is_fenced() {
+        let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
+        let returning = spawn_named("rejoin", async move {
+            tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} has region {region} rejoin");
+            rights.come_back().await
+        });
+        returning.await.map_err(lost_task)?.map_err(|error| not_fenced(&error.into()))?;
+    }
+    let own =
+        app.regions().into_iter().find(|status| status.own).expect("this region is one of them");
+    let alone = may_sell_alone(&context).await;
+    Ok(json(&RegionOut::of(own, app.region.epoch, alone.as_ref())))
+}
+
+fn rights_of(context: &Context, region: RegionId) -> Result<Arc<Rights>, Problem> {
+    let known = context.app.region.numbers.contains_key(&region);
+    context.rights.clone().filter(|_| known).ok_or_else(|| Problem::not_found("region"))
+}
+
+fn not_fenced(error: &FenceError) -> Problem {
+    let detail =
+        format!("{error}; what was agreed on by then stands, and nothing is sold twice: repeat it");
+    match error {
+        FenceError::NotAPeer => Problem::not_found("region"),
+        FenceError::Propose(ProposeError::Store(_)) | FenceError::Bus(_) => {
+            Problem::new(Code::DependencyUnavailable, detail).retry_after(RETRY_DEPENDENCY_S)
+        }
+        FenceError::Propose(_) => {
+            Problem::new(Code::NoMajority, detail).retry_after(RETRY_DEPENDENCY_S)
+        }
+    }
 }
 
 async fn set_draining(

@@ -88,7 +88,7 @@ pub(in crate::http) async fn transfer_rights(
         Err(error @ TransferError::SetBack) => {
             Err(Problem::new(Code::RegionSetBack, format!("{error}; nothing was moved")))
         }
-        Err(error @ TransferError::NeverHeard { .. }) => {
+        Err(error @ (TransferError::NeverHeard { .. } | TransferError::Fenced { .. })) => {
             let text = format!("{error}; nothing was moved: try again when it is reachable");
             Err(Problem::new(Code::DependencyUnavailable, text).retry_after(5))
         }

@@ -12,6 +12,7 @@ mod commit;
 mod contests;
 mod load;
 mod read;
+mod registers;
 mod replication;
 mod rights;
 
@@ -26,6 +27,7 @@ use crate::saga::SagaRecord;
 use crate::store::Start;
 use crate::types::{Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku};
 
+pub use registers::RegisterTables;
 pub use rights::{MemoryRights, RightsTables};
 
 /// Everything a region has stored.
@@ -45,6 +47,8 @@ pub struct Tables {
     contested: BTreeMap<(OrderId, OrderId), bool>,
     /// The escrow ledger.
     pub rights: RightsTables,
+    /// This database as an acceptor of ceilings.
+    pub registers: RegisterTables,
     /// The catalogue.
     pub products: BTreeMap<Sku, Product>,
     /// Places that hold stock.
@@ -57,6 +61,7 @@ pub struct Tables {
     /// How far each origin is applied.
     pub watermarks: BTreeMap<RegionId, Watermark>,
     parked: BTreeMap<(RegionId, Position), String>,
+    boots: u64,
     draining: bool,
     set_back: Option<String>,
 }
@@ -78,6 +83,7 @@ impl Tables {
             references: BTreeMap::new(),
             contested: BTreeMap::new(),
             rights: RightsTables::default(),
+            registers: RegisterTables::default(),
             products: BTreeMap::new(),
             nodes: BTreeMap::new(),
             outbox: BTreeMap::new(),
@@ -85,6 +91,7 @@ impl Tables {
             inbox: BTreeMap::new(),
             watermarks: BTreeMap::new(),
             parked: BTreeMap::new(),
+            boots: 0,
             draining: false,
             set_back: None,
         }
@@ -150,11 +157,13 @@ impl Memory {
 
     /// The first look of a process: where did the one before it leave off?
     pub fn start(&self) -> Start {
-        let tables = self.tables();
+        let mut tables = self.tables();
+        tables.boots += 1;
         let floor = tables.outbox.values().map(|envelope| envelope.hlc).max();
         Start {
             epoch: tables.head.epoch,
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.own)),
+            is_first: tables.boots == 1,
             draining: tables.draining,
             set_back: tables.set_back.clone(),
         }
@@ -162,7 +171,9 @@ impl Memory {
 
     /// The region comes back as another incarnation: what the old one still has under way is refused.
     pub fn begin_epoch(&self, epoch: Epoch) {
-        self.tables().head = Position { epoch, sequence: 0 };
+        let mut tables = self.tables();
+        tables.head = Position { epoch, sequence: 0 };
+        tables.boots = 0;
     }
 
     /// Puts another state of the database in place of this one.

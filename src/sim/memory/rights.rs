@@ -69,7 +69,7 @@ impl RightsTables {
                 return false;
             };
             let outflow = row.outflow() + delta.spent + delta.withdrawn;
-            outflow <= row.chosen.value.ceiling + delta.received + delta.released
+            outflow <= row.chosen.value.ceiling + delta.released
                 && row.released + delta.released <= row.spent + delta.spent
                 && delta.counted_from.is_none_or(|counted| counted + row.withdrawn == row.received)
         })
@@ -84,8 +84,6 @@ impl RightsTables {
             row.released += delta.released;
             row.withdrawn += delta.withdrawn;
             row.version += 1;
-            row.chosen.value.ceiling += delta.received;
-            row.chosen.sequence += u64::from(delta.received > 0);
         }
     }
 
@@ -137,7 +135,6 @@ impl RightsTables {
                         *report.credited.entry(key.clone()).or_default() += merged.inflow_grew;
                     }
                     if merged.changed {
-                        ledger.follow_rights();
                         report.changed.push(keyed.clone());
                         self.keep(key, &ledger);
                     }
@@ -146,6 +143,13 @@ impl RightsTables {
             }
         }
         report
+    }
+
+    /// Stores what is newer of an owner's row.
+    pub(super) fn join(&mut self, key: &StockKey, owner: Actor, row: Row) {
+        let rows = self.rows.entry(key.clone()).or_default();
+        let known = rows.entry(owner).or_insert_with(|| Row::new(owner));
+        *known = row.joined(known);
     }
 
     fn record(&mut self, name: TransferId, movement: Movement) {
@@ -171,10 +175,26 @@ fn derived(request: TransferId, node: &NodeId) -> TransferId {
     TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
+#[cfg(test)]
+impl Memory {
+    /// Lets the region sell all that it holds, as if a majority had agreed.
+    pub(crate) fn open_all(&self) {
+        let mut tables = self.tables();
+        let own = tables.actor(self.own);
+        for rows in tables.rights.rows.values_mut() {
+            let inflow = Ledger::from_rows(own, rows.clone()).inflow(own);
+            let Some(row) = rows.get_mut(&own) else { continue };
+            if let Some(value) = row.chosen.value.raised(inflow, inflow) {
+                row.chosen = row.chosen.followed_by(row.chosen.ballot, value);
+            }
+        }
+    }
+}
+
 /// The rights rows of one database, as the region's incarnation `epoch` sees them.
 #[derive(Debug, Clone)]
 pub struct MemoryRights {
-    database: Memory,
+    pub(super) database: Memory,
     own: Actor,
 }
 
@@ -316,6 +336,22 @@ impl RightsStore for MemoryRights {
         let shares = BTreeMap::from([(key.node.clone(), units)]);
         self.grant(&mut tables, to, (id, &key.sku), &shares);
         Ok(Moved::Done)
+    }
+
+    async fn held_by(
+        &self,
+        owner: Actor,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<StockKey>, StoreError> {
+        let tables = self.database.tables();
+        let later = |key: &&StockKey| after.is_none_or(|after| *key > after);
+        let flows = |key: &&StockKey| {
+            let rows = &tables.rights.rows[*key];
+            rows.contains_key(&owner) || tables.rights.ledger(self.own, key).inflow(owner) > 0
+        };
+        let keys = tables.rights.rows.keys().filter(later).filter(flows);
+        Ok(keys.take(limit).cloned().collect())
     }
 
     async fn digest(&self) -> Result<Digest, StoreError> {

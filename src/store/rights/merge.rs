@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Ledgers, PgRights, StoredRow, epoch_column, execute, nodes, read, signed, skus, units_json,
 };
-use crate::escrow::{KeyedRow, Row, Slot};
+use crate::escrow::{KeyedRow, KeyedSlot, Ledger, Row, Slot};
 use crate::ports::{Credit, MergeReport};
 use crate::store::within;
 use crate::types::{Actor, RegionId, StockKey};
@@ -160,14 +160,7 @@ impl PgRights {
         connection: &mut PgConnection,
         keys: &BTreeSet<&StockKey>,
     ) -> Result<Ledgers, sqlx::Error> {
-        self.make_own(connection, keys).await?;
-        sqlx::query(LOCK_OWN)
-            .bind(self.own.region.as_str())
-            .bind(epoch_column(self.own))
-            .bind(skus(keys.iter().copied()))
-            .bind(nodes(keys.iter().copied()))
-            .fetch_all(&mut *connection)
-            .await?;
+        self.lock_own(connection, keys).await?;
         let rows = sqlx::query(read::OF_KEYS)
             .bind(skus(keys.iter().copied()))
             .bind(nodes(keys.iter().copied()))
@@ -175,6 +168,54 @@ impl PgRights {
             .await?;
         let rows = rows.iter().map(super::stored_row).collect::<Result<Vec<StoredRow>, _>>()?;
         Ok(self.ledgers_of(&rows, []))
+    }
+
+    async fn lock_own(
+        &self,
+        connection: &mut PgConnection,
+        keys: &BTreeSet<&StockKey>,
+    ) -> Result<(), sqlx::Error> {
+        self.make_own(connection, keys).await?;
+        sqlx::query(LOCK_OWN)
+            .bind(self.own.region.as_str())
+            .bind(epoch_column(self.own))
+            .bind(skus(keys.iter().copied()))
+            .bind(nodes(keys.iter().copied()))
+            .fetch_all(connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Stores values that a majority has: where they are newer than what is known to be chosen.
+    pub(in crate::store) async fn choose_values(
+        &self,
+        owner: Actor,
+        chosen: &[KeyedSlot],
+    ) -> Result<(), sqlx::Error> {
+        let row = |slot: &KeyedSlot| {
+            let row = Row { chosen: slot.slot.clone(), ..Row::new(owner) };
+            KeyedRow { key: slot.key.clone(), owner, row }
+        };
+        let rows: Vec<KeyedRow> = chosen.iter().map(row).collect();
+        let mut lease = self.store.lease().await?;
+        let choose = async {
+            execute(&mut lease, "BEGIN").await?;
+            if owner == self.own {
+                let keys: BTreeSet<&StockKey> = rows.iter().map(|row| &row.key).collect();
+                self.lock_own(&mut lease, &keys).await?;
+                let known = |row: &KeyedRow| (row.key.clone(), [(owner, row.row.clone())].into());
+                let ledgers = rows.iter().map(known);
+                let ledgers = ledgers.map(|(key, rows)| (key, Ledger::from_rows(owner, rows)));
+                choose_own(&mut lease, owner, &ledgers.collect()).await?;
+            } else {
+                let rows: Vec<&KeyedRow> = rows.iter().collect();
+                upsert_copies(&mut lease, self.own, &rows).await?;
+            }
+            execute(&mut lease, "COMMIT").await
+        };
+        within(self.store.deadline, choose).await?;
+        lease.keep();
+        Ok(())
     }
 
     pub(super) async fn make_own(
@@ -207,7 +248,6 @@ pub(super) fn merge(ledgers: &mut Ledgers, rows: &[KeyedRow]) -> MergeReport {
                     *report.credited.entry(key.clone()).or_default() += merged.inflow_grew;
                 }
                 if merged.changed {
-                    ledger.follow_rights();
                     let row = row.clone();
                     report.changed.push(KeyedRow { key: key.clone(), owner: *owner, row });
                 }
@@ -299,7 +339,7 @@ pub(super) async fn choose_own(
     own: Actor,
     ledgers: &Ledgers,
 ) -> Result<(), sqlx::Error> {
-    let chosen = ChosenColumns::of(ledgers.values().map(crate::escrow::Ledger::own_row));
+    let chosen = ChosenColumns::of(ledgers.values().map(Ledger::own_row));
     sqlx::query(CHOOSE_OWN)
         .bind(own.region.as_str())
         .bind(epoch_column(own))

@@ -30,6 +30,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     read::OF_SKU,
     read::PAGE,
     read::OF_BUCKET,
+    read::HELD_BY,
     merge::FIRST_OWN,
     merge::LOCK_OWN,
     merge::UPSERT_COPIES,
@@ -44,7 +45,7 @@ pub(super) const STATEMENTS: &[&str] = &[
 /// The rights rows of one region's database.
 #[derive(Debug, Clone)]
 pub struct PgRights {
-    store: PgStore,
+    pub(super) store: PgStore,
     own: Actor,
 }
 
@@ -128,6 +129,15 @@ impl RightsStore for PgRights {
         self.transfer_rights(id, key, to, units).await.map_err(store_error)
     }
 
+    async fn held_by(
+        &self,
+        owner: Actor,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<StockKey>, StoreError> {
+        self.read_held_by(owner, after, limit).await.map_err(store_error)
+    }
+
     async fn digest(&self) -> Result<Digest, StoreError> {
         self.read_digest().await.map_err(store_error)
     }
@@ -177,25 +187,25 @@ pub(super) fn keyed_row(row: &PgRow) -> Result<KeyedRow, sqlx::Error> {
     Ok(KeyedRow { key, owner, row: cells })
 }
 
-fn units_json(units: &BTreeMap<Actor, u64>) -> String {
+pub(super) fn units_json(units: &BTreeMap<Actor, u64>) -> String {
     serde_json::to_string(units).expect("names and numbers have a JSON form")
 }
 
-fn epoch_column(actor: Actor) -> i32 {
+pub(super) fn epoch_column(actor: Actor) -> i32 {
     i32::try_from(actor.epoch.0).unwrap_or(i32::MAX)
 }
 
-fn skus<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
+pub(super) fn skus<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
     keys.map(|key| key.sku.as_str()).collect()
 }
 
-fn nodes<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
+pub(super) fn nodes<'a>(keys: impl Iterator<Item = &'a StockKey>) -> Vec<&'a str> {
     keys.map(|key| key.node.as_str()).collect()
 }
 
 /// Ends a transaction. After an error in it, or in its commit, the lease must be dropped: its
 /// connection is closed, which rolls back what was not committed.
-async fn execute(
+pub(super) async fn execute(
     connection: &mut PgConnection,
     statement: &'static str,
 ) -> Result<(), sqlx::Error> {

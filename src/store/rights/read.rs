@@ -4,6 +4,7 @@ use futures::TryStreamExt as _;
 
 use super::{PgRights, StoredRow, epoch_column, nodes, skus, stored_row};
 use crate::escrow::{Digest, KeyedRow};
+use crate::store::encode::parsed;
 use crate::store::within;
 use crate::types::{Actor, Sku, StockKey};
 
@@ -41,7 +42,33 @@ pub(super) const OF_BUCKET: &str = select_rights!(
 AND (r.sku, r.node) > ($4, $5) ORDER BY r.sku, r.node LIMIT $6"
 );
 
+/// Also where the owner has written nothing yet. `$3` is the owner as grants and credits name it.
+pub(super) const HELD_BY: &str = "
+SELECT DISTINCT sku, node FROM rights
+WHERE (sku, node) > ($4, $5) AND (owner = $1 AND epoch = $2 OR granted ? $3 OR credits ? $3)
+ORDER BY sku, node LIMIT $6";
+
 impl PgRights {
+    pub(super) async fn read_held_by(
+        &self,
+        owner: Actor,
+        after: Option<&StockKey>,
+        limit: usize,
+    ) -> Result<Vec<StockKey>, sqlx::Error> {
+        let mut lease = self.store.lease().await?;
+        let query = sqlx::query(HELD_BY)
+            .bind(owner.region.as_str())
+            .bind(epoch_column(owner))
+            .bind(owner.to_string())
+            .bind(after.map_or("", |key| key.sku.as_str()))
+            .bind(after.map_or("", |key| key.node.as_str()))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = within(self.store.deadline, query.fetch_all(&mut *lease)).await?;
+        lease.keep();
+        let key = |row| Ok(StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? });
+        rows.iter().map(key).collect()
+    }
+
     pub(super) async fn read_sku(&self, sku: &Sku) -> Result<Vec<StoredRow>, sqlx::Error> {
         let mut lease = self.store.lease().await?;
         let query = sqlx::query(OF_SKU).bind(sku.as_str()).fetch_all(&mut *lease);

@@ -13,7 +13,7 @@ fn at(sequence: u64) -> Position {
 }
 
 pub(super) async fn the_outbox_is_numbered_without_a_gap(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     assert_eq!(a.store.head().await.unwrap().position, at(0));
     for time in 1..=5 {
         let changes = product(a.region, &format!("sku-{time}"), time);
@@ -36,7 +36,7 @@ pub(super) async fn the_outbox_is_numbered_without_a_gap(kind: Kind) {
 }
 
 pub(super) async fn an_incarnation_that_is_over_writes_nothing(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let other = Stamp { epoch: Epoch(2), ..stamp(a.region, 1) };
     let refused = a.store.commit(&product(a.region, "x", 1), other).await;
     assert_eq!(refused, Err(CommitError::Fenced));
@@ -53,7 +53,7 @@ pub(super) async fn an_incarnation_that_is_over_writes_nothing(kind: Kind) {
 pub(super) async fn the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one(
     kind: Kind,
 ) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let sku = "x".parse().unwrap();
     for time in [2, 1] {
         a.store.commit(&product(a.region, "x", time), stamp(a.region, 9)).await.unwrap();
@@ -69,7 +69,7 @@ pub(super) async fn the_catalogue_keeps_the_newest_and_refuses_what_was_decided_
 }
 
 pub(super) async fn a_region_that_was_set_back_stays_out_of_traffic(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     assert!(!a.store.set_draining(Epoch::FIRST, true).await.unwrap());
     assert!(!a.store.set_draining(Epoch::FIRST, false).await.unwrap());
     a.store.set_back(Epoch::FIRST, "a proof").await.unwrap();

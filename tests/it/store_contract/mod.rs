@@ -4,17 +4,21 @@
 mod changes;
 mod copies;
 mod orders;
+mod registers;
 mod rights;
 mod stock;
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use entrepot::ports::{Reader, ReplicationStore, RightsStore, SagaQueue, StopStore, Store};
+use entrepot::ports::{
+    Reader, RegisterStore, ReplicationStore, RightsStore, SagaQueue, StopStore, Store,
+};
 use entrepot::sim::memory::{Memory, MemoryRights};
 use entrepot::store::PgRights;
-use entrepot::types::{Epoch, RegionId, RegionNumber};
+use entrepot::types::{Actor, Epoch, RegionId, RegionNumber, StockKey};
 
+use crate::support::ceilings;
 use crate::support::postgres::Database;
 
 /// Everything a region stores, but for rights.
@@ -37,18 +41,20 @@ pub(super) struct Subject {
     pub(super) region: RegionId,
     pub(super) store: Arc<dyn AnyStore>,
     pub(super) rights: Arc<dyn RightsStore>,
+    pub(super) registers: Arc<dyn RegisterStore>,
     _database: Option<Database>,
 }
 
 impl Subject {
     /// An empty database of a region, in its first incarnation.
-    pub(super) async fn open(kind: Kind, name: &str, number: u8) -> Self {
+    pub(super) async fn empty(kind: Kind, name: &str, number: u8) -> Self {
         let region = name.parse().unwrap();
         match kind {
             Kind::Memory => {
                 let memory = Memory::new(region);
                 let rights = Arc::new(MemoryRights::new(memory.clone(), Epoch::FIRST));
-                Self { region, store: Arc::new(memory), rights, _database: None }
+                let registers = rights.clone();
+                Self { region, store: Arc::new(memory), rights, registers, _database: None }
             }
             Kind::Postgres => {
                 let database = Database::new().await;
@@ -56,15 +62,24 @@ impl Subject {
                 let number = RegionNumber(NonZeroU8::new(number).unwrap());
                 store.start(number).await.unwrap();
                 let rights = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
-                Self { region, store: Arc::new(store), rights, _database: Some(database) }
+                let (registers, database) = (rights.clone(), Some(database));
+                Self { region, store: Arc::new(store), rights, registers, _database: database }
             }
         }
     }
 }
 
+impl Subject {
+    /// Lets the region sell all that it holds of a key.
+    pub(super) async fn open(&self, key: &StockKey) {
+        let own = Actor { region: self.region, epoch: Epoch::FIRST };
+        ceilings::open(self.rights.as_ref(), self.registers.as_ref(), own, key).await;
+    }
+}
+
 /// Region `a`, that writes, and region `b`, that applies.
 pub(super) async fn two(kind: Kind) -> (Subject, Subject) {
-    (Subject::open(kind, "a", 1).await, Subject::open(kind, "b", 2).await)
+    (Subject::empty(kind, "a", 1).await, Subject::empty(kind, "b", 2).await)
 }
 
 /// Each case on each implementation.
@@ -113,6 +128,11 @@ contract! {
         nothing_is_sold_beyond_the_ceiling_nor_given_back_twice,
         a_stocktake_is_written_only_over_what_was_counted,
         own_nodes_are_preferred_and_those_switched_off_left_out;
+    registers:
+        an_acceptor_keeps_its_promises_and_its_newest_value,
+        what_others_proposed_is_told_to_who_comes_after,
+        a_value_under_a_fence_is_not_stored,
+        what_is_chosen_raises_the_ceiling_and_stays;
     rights:
         a_newer_copy_wins_and_brings_its_rights_once,
         a_request_is_granted_once,

@@ -42,7 +42,7 @@ fn cancelled() -> EventBody {
 }
 
 pub(super) async fn a_commit_is_written_as_a_whole_or_not_at_all(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let id = order_id(1, 1);
     let mut changes = placed_for(a.region, id, "k", 1);
     changes.sagas = with_saga(saga(id, 5), 0).sagas;
@@ -70,7 +70,7 @@ pub(super) async fn a_commit_is_written_as_a_whole_or_not_at_all(kind: Kind) {
 }
 
 pub(super) async fn an_old_version_refuses_the_commit(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let id = order_id(1, 1);
     let first = placed(a.region, id, 1);
     let record = first.record.as_ref().clone();
@@ -94,7 +94,7 @@ pub(super) async fn an_old_version_refuses_the_commit(kind: Kind) {
 }
 
 pub(super) async fn an_intent_is_taken_once_in_a_region(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let first = placed_for(a.region, order_id(1, 1), "k", 1);
     a.store.commit(&first, stamp(a.region, 1)).await.unwrap();
     let second = placed_for(a.region, order_id(1, 2), "k", 2);
@@ -111,7 +111,7 @@ pub(super) async fn an_intent_is_taken_once_in_a_region(kind: Kind) {
 }
 
 pub(super) async fn a_reference_has_one_standing_order_and_is_left_by_a_cancelled_one(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let reference = ("web".to_owned(), "r".to_owned());
     let standing = async || {
         let needs = Needs { channel_refs: [reference.clone()].into(), ..Needs::default() };
@@ -130,7 +130,7 @@ pub(super) async fn a_reference_has_one_standing_order_and_is_left_by_a_cancelle
 }
 
 pub(super) async fn lists_are_in_order_and_end_where_they_are_told(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     for serial in 1..=4 {
         let write = placed(a.region, order_id(1, serial), serial);
         a.store.commit(&orders([write]), stamp(a.region, serial)).await.unwrap();
@@ -156,7 +156,7 @@ pub(super) async fn lists_are_in_order_and_end_where_they_are_told(kind: Kind) {
 }
 
 pub(super) async fn a_due_saga_is_claimed_by_one_worker(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     for (serial, due) in [(1, 30), (2, 10), (3, 99)] {
         let changes = with_saga(saga(order_id(1, serial), due), 0);
         a.store.commit(&changes, stamp(a.region, serial)).await.unwrap();

@@ -42,6 +42,8 @@ pub(super) async fn a_newer_copy_wins_and_brings_its_rights_once(kind: Kind) {
     assert_eq!((report.changed.len(), report.credited.len()), (1, 0));
     let report = b.rights.merge(std::slice::from_ref(&new), &[credit]).await.unwrap();
     assert_eq!(report.credited, [(x.clone(), 3)].into());
+    assert_eq!(spendable(&b).await, 0, "its ceiling is not raised yet");
+    b.open(&x).await;
     assert_eq!(spendable(&b).await, 3);
     for again in [&new, &old] {
         let report = b.rights.merge(std::slice::from_ref(again), &[]).await.unwrap();
@@ -66,6 +68,7 @@ pub(super) async fn a_request_is_granted_once(kind: Kind) {
     for node in ["m", "n"] {
         put_node(&a, node, "a", true, 1).await;
         change(&a, &key("x", node), received(4)).await.unwrap();
+        a.open(&key("x", node)).await;
     }
     let request = TransferRequest {
         request: name(7),
@@ -106,6 +109,7 @@ pub(super) async fn a_transfers_name_stands_for_one_transfer(kind: Kind) {
     put_node(&a, "n", "a", true, 1).await;
     let x = key("x", "n");
     change(&a, &x, received(5)).await.unwrap();
+    a.open(&x).await;
     let transfer =
         async |id, units| a.rights.transfer(name(id), &x, actor(&b), units).await.unwrap();
     assert_eq!(transfer(1, 6).await, Moved::Insufficient { spendable: 5 });

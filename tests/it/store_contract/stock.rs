@@ -35,7 +35,7 @@ pub(super) async fn put_node(subject: &Subject, id: &str, region: &str, active: 
 }
 
 pub(super) async fn nothing_is_sold_beyond_the_ceiling_nor_given_back_twice(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     put_node(&a, "n", "a", true, 1).await;
     let x = key("x", "n");
     let spend = |spent| StockDelta { spent, ..StockDelta::default() };
@@ -44,6 +44,8 @@ pub(super) async fn nothing_is_sold_beyond_the_ceiling_nor_given_back_twice(kind
         |outcome| assert!(matches!(outcome, Err(CommitError::Conflict(_))), "{outcome:?}");
     refused(change(&a, &x, spend(1)).await);
     change(&a, &x, StockDelta { received: 5, ..StockDelta::default() }).await.unwrap();
+    refused(change(&a, &x, spend(1)).await);
+    a.open(&x).await;
     refused(change(&a, &x, spend(6)).await);
     change(&a, &x, spend(4)).await.unwrap();
     refused(change(&a, &x, StockDelta { withdrawn: 2, ..StockDelta::default() }).await);
@@ -62,9 +64,10 @@ pub(super) async fn nothing_is_sold_beyond_the_ceiling_nor_given_back_twice(kind
 }
 
 pub(super) async fn a_stocktake_is_written_only_over_what_was_counted(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     let x = key("x", "n");
     change(&a, &x, StockDelta { received: 5, ..StockDelta::default() }).await.unwrap();
+    a.open(&x).await;
     let counted =
         |from| StockDelta { withdrawn: 1, counted_from: Some(from), ..StockDelta::default() };
     let late = change(&a, &x, counted(4)).await;
@@ -76,11 +79,12 @@ pub(super) async fn a_stocktake_is_written_only_over_what_was_counted(kind: Kind
 }
 
 pub(super) async fn own_nodes_are_preferred_and_those_switched_off_left_out(kind: Kind) {
-    let a = Subject::open(kind, "a", 1).await;
+    let a = Subject::empty(kind, "a", 1).await;
     for (node, region) in [("m", "b"), ("n", "a"), ("o", "a")] {
         put_node(&a, node, region, true, 1).await;
         let received = StockDelta { received: 2, ..StockDelta::default() };
         change(&a, &key("x", node), received).await.unwrap();
+        a.open(&key("x", node)).await;
     }
     // Of a node that nobody has heard of nothing is sold either.
     let received = StockDelta { received: 2, ..StockDelta::default() };

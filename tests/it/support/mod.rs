@@ -2,6 +2,7 @@
 //! conditions that are awaited instead of slept for.
 
 pub(crate) mod cable;
+pub(crate) mod ceilings;
 pub(crate) mod hub;
 pub(crate) mod nats;
 pub(crate) mod postgres;

@@ -29,7 +29,7 @@ use sqlx::Executor as _;
 
 use super::hub::{Hub, Port};
 use super::postgres::Database;
-use super::{eventually, writes};
+use super::{ceilings, eventually, writes};
 
 pub(crate) const NAMES: [&str; 2] = ["a", "b"];
 
@@ -230,6 +230,9 @@ impl Regions {
             let received = StockDelta { received: 10, ..StockDelta::default() };
             let stock = ChangeSet { stock: [(key(), received)].into(), ..ChangeSet::default() };
             region.commit(&stock, 1).await;
+            let rights = PgRights::new(region.store.clone(), Epoch::FIRST);
+            let own = Actor { region: region.id, epoch: Epoch::FIRST };
+            ceilings::open(&rights, &rights, own, &key()).await;
             region.commit(&writes::product(region.id, &format!("of-{}", region.id), 2), 2).await;
             regions.place(region, order_id(number, 1), 10).await;
         }

@@ -1,0 +1,235 @@
+//! Raising this region's own ceilings: many keys in one proposal, one proposal at a time.
+//!
+//! Who only wants a ceiling to run ahead leaves its key here; who has an order that waits for it waits for the
+//! end of the next round. A round that fails is a region that can't reach a majority: it sells up to its
+//! ceilings, and the keys stay until it can.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::Rights;
+use super::proposer::{ProposeError, Proposer, needed};
+use crate::domain::inventory::{StockDelta, StockDeltas};
+use crate::escrow::{
+    Autonomy, KeyedRow, KeyedSlot, Ledger, Purpose, ROWS_PER_MESSAGE_MAX, Row, Slot,
+};
+use crate::mutants::{Mutant, is_on};
+use crate::types::{Actor, StockKey};
+
+/// What is to be raised.
+#[derive(Debug)]
+pub struct Raises {
+    /// How far ahead.
+    autonomy: Autonomy,
+    queue: Mutex<Queue>,
+    woken: Notify,
+    /// May propose for this region in this process: prepared before the first raise.
+    proposer: tokio::sync::Mutex<Option<Proposer>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// By key: how many units orders need to be open.
+    keys: BTreeMap<StockKey, u64>,
+    waiters: Vec<oneshot::Sender<()>>,
+}
+
+impl Raises {
+    /// Nothing is to be raised yet. The first process of an incarnation needs no promises.
+    pub fn new(own: Actor, autonomy: Autonomy, is_first_process: bool) -> Self {
+        let proposer = is_first_process.then(|| Proposer::by_birth(own));
+        Self {
+            autonomy,
+            queue: Mutex::default(),
+            woken: Notify::new(),
+            proposer: tokio::sync::Mutex::new(proposer),
+        }
+    }
+
+    /// Asks for ceilings under which `need` units of each key can be sold, as far as there are any.
+    pub fn want(&self, keys: impl IntoIterator<Item = (StockKey, u64)>) {
+        self.enqueue(keys, None);
+    }
+
+    fn enqueue(
+        &self,
+        keys: impl IntoIterator<Item = (StockKey, u64)>,
+        waiter: Option<oneshot::Sender<()>>,
+    ) {
+        let mut queue = self.queue.lock().expect("no panic while held");
+        queue.waiters.extend(waiter);
+        for (key, need) in keys {
+            let known = queue.keys.entry(key).or_default();
+            *known = need.max(*known);
+        }
+        if !queue.keys.is_empty() {
+            self.woken.notify_one();
+        }
+    }
+
+    /// Waits until something is to be raised.
+    pub async fn wanted(&self) {
+        self.woken.notified().await;
+    }
+}
+
+impl Rights {
+    /// This region was fenced and is back: it goes on from what the others have chosen meanwhile. What it sold
+    /// while alone was within its ceilings, so there is nothing to undo.
+    pub async fn come_back(&self) -> Result<(), ProposeError> {
+        let mut kept = self.raises.proposer.lock().await;
+        let proposer = Proposer::prepare(self, self.own, Purpose::Return).await?;
+        tracing::warn!(
+            round = proposer.ballot().round,
+            "this region is back: its ceilings are raised again"
+        );
+        *kept = Some(proposer);
+        drop(kept);
+        self.note_fenced(self.own, false);
+        Ok(())
+    }
+
+    /// Wants ceilings raised and waits for it, at most as long as a peer may take. Does not wait where no
+    /// majority is in reach: then there is nothing to wait for.
+    pub async fn raise(&self, keys: impl IntoIterator<Item = (StockKey, u64)>) {
+        let (done, ended) = oneshot::channel();
+        self.raises.enqueue(keys, Some(done));
+        if self.reachability.reachable().len() + 1 >= needed(self) {
+            // Late or never: who waits looks at the ceilings anyway.
+            drop(tokio::time::timeout(self.request_timeout, ended).await);
+        }
+    }
+
+    /// Leaves those keys to be raised whose ceilings no longer run far enough ahead. `rows` are all that is
+    /// known of some keys.
+    pub fn look_ahead(&self, rows: &[KeyedRow]) {
+        let low = |(key, ledger): (StockKey, Ledger)| {
+            let rate = self.board.steady_rate(&key);
+            self.raises.autonomy.wanted(&ledger, rate, 0).map(|_| (key, 0))
+        };
+        self.raises.want(self.ledgers_by_key(rows).into_iter().filter_map(low));
+    }
+
+    /// One round: raises what is wanted by now. An error leaves it to the next round.
+    pub async fn raise_round(&self) -> Result<(), ProposeError> {
+        let Queue { keys, waiters } =
+            std::mem::take(&mut *self.raises.queue.lock().expect("no panic while held"));
+        let mut keys = keys.into_iter();
+        let mut outcome = Ok(());
+        loop {
+            let mut chunk: BTreeMap<StockKey, u64> =
+                keys.by_ref().take(ROWS_PER_MESSAGE_MAX).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            while outcome.is_ok() && !chunk.is_empty() {
+                match self.raise_chunk(&chunk).await {
+                    Ok(again) => chunk = again,
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            // Orders that needed more are told now; what stays is that ceilings run ahead.
+            self.raises.want(chunk.into_keys().map(|key| (key, 0)));
+        }
+        for waiter in waiters {
+            // Who stopped waiting looks for itself.
+            waiter.send(()).unwrap_or_default();
+        }
+        outcome
+    }
+
+    /// Answers the keys of which a former value had to be brought to its end first.
+    async fn raise_chunk(
+        &self,
+        wanted: &BTreeMap<StockKey, u64>,
+    ) -> Result<BTreeMap<StockKey, u64>, ProposeError> {
+        let mut kept = self.raises.proposer.lock().await;
+        let proposer = if let Some(proposer) = kept.as_ref() {
+            proposer.clone()
+        } else {
+            let proposer = Proposer::prepare(self, self.own, Purpose::Propose).await?;
+            let round = proposer.ballot().round;
+            tracing::info!(round, "ceilings are raised under a new ballot");
+            kept.insert(proposer).clone()
+        };
+        let outcome = self.raise_with(&proposer, wanted).await;
+        if let Err(ProposeError::Preempted { .. }) = outcome {
+            // Another process of this region, or an acceptor that was seeded: with a new ballot it goes on.
+            *kept = None;
+        }
+        outcome
+    }
+
+    async fn raise_with(
+        &self,
+        proposer: &Proposer,
+        wanted: &BTreeMap<StockKey, u64>,
+    ) -> Result<BTreeMap<StockKey, u64>, ProposeError> {
+        let keys: BTreeSet<StockKey> = wanted.keys().cloned().collect();
+        let rows = self.store.rows(&keys).await?;
+        let stored = proposer.values(self, &keys).await?;
+        let mut slots = Vec::new();
+        let mut again = BTreeMap::new();
+        for (key, ledger) in self.ledgers_by_key(&rows) {
+            let need = wanted.get(&key).copied().unwrap_or(0);
+            let from = stored.get(&key);
+            if let Some(under_way) =
+                from.filter(|slot| slot.place() > ledger.own_row().chosen.place())
+            {
+                // One value of a key at a time: this one is brought to its end first.
+                let slot = if under_way.ballot == proposer.ballot() {
+                    under_way.clone()
+                } else {
+                    proposer.follow(Some(under_way), under_way.value.clone())
+                };
+                again.insert(key.clone(), need);
+                slots.push(KeyedSlot { key, slot });
+                continue;
+            }
+            if let Some(slot) = self.next_value(proposer, from, &ledger, &key, need) {
+                slots.push(KeyedSlot { key, slot });
+            }
+        }
+        if slots.is_empty() {
+            return Ok(again);
+        }
+        let asked = slots.len();
+        let chosen = proposer.propose(self, slots).await?;
+        self.ship(chosen.iter().map(|keyed| keyed.key.clone()));
+        if chosen.len() < asked {
+            return Err(ProposeError::NoMajority { answered: 1, needed: needed(self) });
+        }
+        Ok(again)
+    }
+
+    fn next_value(
+        &self,
+        proposer: &Proposer,
+        from: Option<&Slot>,
+        ledger: &Ledger,
+        key: &StockKey,
+        need: u64,
+    ) -> Option<Slot> {
+        let wanted = self.raises.autonomy.wanted(ledger, self.board.steady_rate(key), need)?;
+        let value = from.map(|slot| slot.value.clone()).unwrap_or_default();
+        let beyond = u64::from(is_on(Mutant::CeilingBeyondInflow));
+        let value = value.raised(ledger.inflow(self.own) + beyond, wanted + beyond)?;
+        Some(proposer.follow(from, value))
+    }
+
+    /// Lets the peers know of these own rows.
+    fn ship(&self, keys: impl Iterator<Item = StockKey>) {
+        self.dirty.mark(&keys.map(|key| (key, StockDelta::default())).collect::<StockDeltas>());
+    }
+
+    pub(super) fn ledgers_by_key(&self, rows: &[KeyedRow]) -> BTreeMap<StockKey, Ledger> {
+        let mut by_key: BTreeMap<&StockKey, BTreeMap<Actor, Row>> = BTreeMap::new();
+        for KeyedRow { key, owner, row } in rows {
+            by_key.entry(key).or_default().insert(*owner, row.clone());
+        }
+        let ledger = |rows| Ledger::from_rows(self.own, rows);
+        by_key.into_iter().map(|(key, rows)| (key.clone(), ledger(rows))).collect()
+    }
+}

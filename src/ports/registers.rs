@@ -1,0 +1,35 @@
+//! The registers of ceilings, as this region's database stores them.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise};
+use crate::types::{Actor, Epoch, RegionId};
+
+/// This region's database as an acceptor for every owner, and what it knows to be chosen.
+///
+/// The answers are those of [`crate::escrow::answer_prepare`] and [`crate::escrow::answer_accept`], and they
+/// are durable before they are given.
+#[async_trait]
+pub trait RegisterStore: Send + Sync {
+    /// What was promised of an owner's registers; the ballot of birth where nobody ever asked.
+    async fn promised(&self, owner: Actor) -> Result<Ballot, StoreError>;
+
+    /// Promises, and reads what is stored.
+    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError>;
+
+    /// Stores values. Either all of a message are looked at key by key, or none is stored.
+    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError>;
+
+    /// Notes what a majority has stored; what is known to be chosen later stays. Of the own register that raises
+    /// the ceiling of this region's sales.
+    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError>;
+
+    /// The latest incarnation of a region that this database knows of.
+    async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError>;
+
+    /// Owners whose raises a survivor has ended.
+    async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError>;
+}
