@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::order::{AllocationState, Event, OrderRecord, OrderStatus};
+use crate::escrow::{Slot, majority};
 use crate::ports::store::OrderWrite;
 use crate::ports::{ChangeSet, MergeReport, Stamp};
 use crate::replication::{Envelope, Position};
-use crate::types::{InvariantId, OrderId, RegionId, StockKey};
+use crate::types::{Actor, InvariantId, OrderId, RegionId, StockKey};
 
 use super::super::memory::Memory;
 use super::{Checks, Seen, State};
@@ -70,6 +71,7 @@ impl Checks {
                 rows.insert(own, row.clone());
             }
         }
+        let chosen = self.newest_chosen(key);
         let place = format!("{} at {}", key.sku, key.node);
         let mut state = self.state();
         if !state.forgot.is_empty() {
@@ -89,9 +91,13 @@ impl Checks {
                 state.break_rule(InvariantId::RightsNotNegative, what);
             }
             let granted: u64 = rows.values().map(|row| row.granted_to(*owner)).sum();
-            if active > row.received + granted {
-                let inflow = row.received + granted;
-                let what = format!("{region} counts {active} of {place}, {inflow} came");
+            let credited: u64 = chosen.values().map(|slot| slot.value.credit_of(*owner)).sum();
+            let lost = chosen.get(owner).map_or(0, |slot| slot.value.credited());
+            let inflow = row.received + granted + credited;
+            if active + lost > inflow {
+                let what = format!(
+                    "{region} counts {active} of {place} and others took {lost}, {inflow} came"
+                );
                 state.break_rule(InvariantId::RightsConserved, what);
             }
             let promised = state.promised.get(&(region, key.clone())).copied().unwrap_or(0);
@@ -102,6 +108,32 @@ impl Checks {
                 state.break_rule(InvariantId::ReservationOnce, what);
             }
         }
+    }
+
+    /// What was chosen last of each owner's register, as far as anybody knows.
+    fn newest_chosen(&self, key: &StockKey) -> BTreeMap<Actor, Slot> {
+        let mut chosen: BTreeMap<Actor, Slot> = BTreeMap::new();
+        for memory in &self.memories {
+            let tables = memory.tables();
+            for (owner, row) in tables.rights.rows().get(key).into_iter().flatten() {
+                let known = chosen.entry(*owner).or_insert_with(|| row.chosen.clone());
+                if row.chosen.place() > known.place() {
+                    known.clone_from(&row.chosen);
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Has a majority stored this value of a register, or a later one?
+    fn is_chosen(&self, owner: Actor, key: &StockKey, slot: &Slot) -> bool {
+        let has_it = |memory: &&Memory| {
+            let tables = memory.tables();
+            let stored = tables.registers.slot(owner, key);
+            stored.is_some_and(|stored| stored.place() >= slot.place())
+        };
+        slot.sequence == 0
+            || self.memories.iter().filter(has_it).count() >= majority(self.memories.len())
     }
 
     /// A region took rows from a peer.
@@ -115,7 +147,10 @@ impl Checks {
                 let tables = owner.tables();
                 tables.rights.own_row(keyed.owner, &keyed.key).cloned()
             };
-            if written.is_none_or(|row| keyed.row.supersedes(&row)) {
+            let wrote = written.map_or(0, |row| row.version);
+            if keyed.row.version > wrote
+                || !self.is_chosen(keyed.owner, &keyed.key, &keyed.row.chosen)
+            {
                 let (by, owner) = (memory.region(), keyed.owner);
                 let what =
                     format!("{by} has a row of {owner} that {owner} did not write: {keyed:?}");
