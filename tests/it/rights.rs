@@ -457,6 +457,8 @@ async fn every_region_knows_what_each_may_sell_alone() {
     assert!(a.sell("y", 1).await);
     let id = TransferId(a.rights.ids.uuid());
     assert_eq!(transfer(&a.rights, id, &key("x"), b.id, 2).await, Ok(false));
+    let raised = || async { (b.spendable("x").await == 2).then_some(()) };
+    eventually("what came may be sold", raised).await;
     world.converge().await;
     let spendable = |units, keys| Spendable { units, keys };
     for region in [a, b, c] {
