@@ -21,7 +21,8 @@ impl Autonomy {
     }
 
     /// The ceiling to propose for this region's own row so that `need` units are open, or `None` where that
-    /// many are open already or nothing more can be. Then it is opened as far ahead as the rate says, at least.
+    /// many are open already or nothing more can be. Then it is opened as far ahead as the rate says beyond that:
+    /// others sell of the key while the orders that need it decide again.
     ///
     /// Without a need it is raised when half of what should be ahead is used up: each raise asks a majority,
     /// and this one in the background.
@@ -33,7 +34,7 @@ impl Autonomy {
         }
         let outflow = ledger.own_row().outflow();
         let most = ledger.rights(ledger.own()).saturating_add(outflow);
-        let wanted = outflow.saturating_add(ahead.max(need)).min(most);
+        let wanted = outflow.saturating_add(ahead).saturating_add(need).min(most);
         (wanted > ledger.active()).then_some(wanted)
     }
 }
@@ -77,7 +78,7 @@ mod tests {
     fn what_an_order_needs_is_opened() {
         let idle = SpendRate::default();
         assert_eq!(AUTONOMY.wanted(&ledger(100, 0, 10, 0), idle, 10), None);
-        assert_eq!(AUTONOMY.wanted(&ledger(100, 0, 10, 0), idle, 40), Some(40));
+        assert_eq!(AUTONOMY.wanted(&ledger(100, 0, 10, 0), idle, 40), Some(50));
         assert_eq!(AUTONOMY.wanted(&ledger(30, 0, 10, 0), idle, 40), Some(30), "what there is");
         assert_eq!(AUTONOMY.wanted(&ledger(30, 0, 30, 0), idle, 40), None);
     }

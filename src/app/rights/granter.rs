@@ -221,7 +221,19 @@ impl Shared {
             .into_iter()
             .map(|peer| asking.rights(peer))
             .fold(0, u64::saturating_add);
-        Found { gained: asking.obtained() > 0 || held > seen, elsewhere }
+        let gained = asking.obtained() > 0 || held > seen || self.holds_more(target).await;
+        Found { gained, elsewhere }
+    }
+
+    /// What was opened was sold to others meanwhile, and this region holds more: worth another try, where a
+    /// majority can be asked.
+    async fn holds_more(&self, target: &Target) -> bool {
+        let rights = &self.rights;
+        let Ok(mut ledgers) = rights.store.ledgers(&target.sku).await else { return false };
+        if let Some(only) = &target.node {
+            ledgers.retain(|node, _| node == only);
+        }
+        rights.may_raise() && !closed(&ledgers, &target.sku).is_empty()
     }
 
     /// Drives a search to its end or to its deadline.

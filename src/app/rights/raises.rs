@@ -96,10 +96,15 @@ impl Rights {
     pub async fn raise(&self, keys: impl IntoIterator<Item = (StockKey, u64)>) {
         let (done, ended) = oneshot::channel();
         self.raises.enqueue(keys, Some(done));
-        if self.reachability.reachable().len() + 1 >= needed(self) {
+        if self.may_raise() {
             // Late or never: who waits looks at the ceilings anyway.
             drop(tokio::time::timeout(self.request_timeout, ended).await);
         }
+    }
+
+    /// A majority is in reach.
+    pub(super) fn may_raise(&self) -> bool {
+        self.reachability.reachable().len() + 1 >= needed(self)
     }
 
     /// Leaves those keys to be raised whose ceilings no longer run far enough ahead. `rows` are all that is
