@@ -14,6 +14,8 @@ if cargo clippy --version >/dev/null 2>&1; then
     step lints
     cargo clippy --locked --all-targets --quiet -- -D warnings
 fi
+step documentation
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
 if cargo nextest --version >/dev/null 2>&1; then
     step unit tests
     cargo nextest run --locked --no-fail-fast --lib --bins
@@ -34,6 +36,4 @@ cargo test --locked --quiet --release --test model -- --nocapture --test-threads
 step "simulated worlds"
 # Always the same, so that a red run is the change's doing. New ones are `make nightly`'s.
 cargo run --locked --quiet --release -- sim soak --seeds 2500 --first 1 --failures target
-step documentation
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
 step "all passed"

@@ -1,7 +1,7 @@
 //! The deterministic simulator: whole deployments in one thread, on virtual time.
 //!
 //! A [`plan::Plan`] is drawn from a seed: what shoppers order, what breaks, and how bad the network is.
-//! [`run`] plays it with the production code of placement, sagas, rights and replication on ports that
+//! [`run()`] plays it with the production code of placement, sagas, rights and replication on ports that
 //! belong to the simulator: a database in memory ([`memory`]) whose calls take time and lose their answers
 //! ([`database`]), brokers and links ([`bus`], [`network`]), a payment provider with the books of the real
 //! simulator ([`provider`]), clocks that jump ([`time`]). The rules are looked at after every step, and
