@@ -210,6 +210,16 @@ impl Promised {
         };
         Ok(Self { ballot, fenced })
     }
+
+    /// After a value was stored under `ballot`: it is promised. The owner proposes above a fence only when a
+    /// majority has heard of its return, so an acceptor that has not learns of it here.
+    #[must_use]
+    pub fn stored(self, owner: RegionId, ballot: Ballot) -> Self {
+        if ballot <= self.ballot {
+            return self;
+        }
+        Self { ballot, fenced: self.fenced && ballot.region != owner }
+    }
 }
 
 /// What an acceptor does with a proposal.
@@ -317,6 +327,17 @@ mod tests {
         assert!(on.answer(owner, ballot(1, "b"), Purpose::Return).is_err(), "too low");
         let back = on.answer(owner, ballot(2, "b"), Purpose::Return).unwrap();
         assert_eq!(back, Promised { ballot: ballot(2, "b"), fenced: false });
+    }
+
+    #[test]
+    fn who_missed_a_return_learns_of_it_from_what_the_owner_proposes() {
+        let (owner, fence) = (region("b"), ballot(3, "a"));
+        let fenced = Promised { ballot: fence, fenced: true };
+        assert_eq!(fenced.stored(owner, fence), fenced);
+        let of_another = Promised { ballot: ballot(4, "c"), fenced: true };
+        assert_eq!(fenced.stored(owner, ballot(4, "c")), of_another);
+        let back = Promised { ballot: ballot(3, "b"), fenced: false };
+        assert_eq!(fenced.stored(owner, ballot(3, "b")), back);
     }
 
     #[test]

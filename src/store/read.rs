@@ -94,21 +94,11 @@ ORDER BY c.order_id, c.other_order_id LIMIT $3";
 const SETTLED: &str =
     "UPDATE contested SET settled = true WHERE order_id = $1 AND other_order_id = $2";
 
-/// Of this region what its own rows allow; of the others what the rows say that have arrived.
+/// Up to their ceilings; of the others as the rows say that have arrived.
 const MAY_SELL_ALONE: &str = "
-WITH cells AS (
-    SELECT sku, node, owner, epoch,
-           CASE WHEN owner = $1 THEN ceiling ELSE received - credited_total END
-               - granted_total - spent + released - withdrawn AS units
-    FROM rights
-    UNION ALL
-    SELECT r.sku, r.node, split_part(g.key, '.', 1), split_part(g.key, '.', 2)::integer, g.value::bigint
-    FROM rights r, LATERAL (SELECT * FROM jsonb_each_text(r.granted) UNION ALL SELECT * FROM jsonb_each_text(r.credits)) AS g
-    WHERE split_part(g.key, '.', 1) <> $1
-), held AS (
-    SELECT owner, sum(units)::bigint AS units FROM cells GROUP BY sku, node, owner, epoch
-)
-SELECT owner, sum(units)::bigint AS units, count(*) AS keys FROM held WHERE units > 0 GROUP BY owner";
+SELECT owner, sum(units)::bigint AS units, count(*) AS keys
+FROM (SELECT owner, ceiling - granted_total - spent + released - withdrawn AS units FROM rights) AS cells
+WHERE units > 0 GROUP BY owner";
 
 impl PgStore {
     pub(super) async fn rows(
@@ -210,8 +200,7 @@ impl Reader for PgStore {
     }
 
     async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
-        let query = sqlx::query(MAY_SELL_ALONE).bind(self.region.as_str());
-        let rows = self.rows(query).await.map_err(store_error)?;
+        let rows = self.rows(sqlx::query(MAY_SELL_ALONE)).await.map_err(store_error)?;
         let one = |row: &PgRow| {
             let (units, keys) = (unsigned(row, "units")?, unsigned(row, "keys")?);
             Ok((parsed(row, "owner")?, Spendable { units, keys }))

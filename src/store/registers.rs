@@ -179,9 +179,10 @@ async fn accept(connection: &mut PgConnection, request: &Accept) -> Result<Accep
             }
         }
     }
-    let highest = newer.iter().map(|proposed| proposed.slot.ballot).max();
-    if let Some(ballot) = highest.filter(|ballot| *ballot > known.ballot) {
-        keep_promise(connection, owner, Promised { ballot, ..known }).await?;
+    let ballots = newer.iter().map(|proposed| proposed.slot.ballot);
+    let promised = ballots.fold(known, |known, ballot| known.stored(owner.region, ballot));
+    if promised != known {
+        keep_promise(connection, owner, promised).await?;
     }
     keep_slots(connection, owner, &newer).await?;
     Ok(Accepted::Answered { stored, forked })

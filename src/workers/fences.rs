@@ -14,6 +14,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Runs until `stop`.
 pub(super) async fn run(rights: Arc<Rights>, stop: CancellationToken) {
     super::every(INTERVAL, stop, || async {
+        if let Err(error) = rights.read_fences().await {
+            tracing::warn!(%error, "who is fenced is read again later: {error}");
+        }
         if let Err(error) = rights.take_over_late().await {
             tracing::warn!(%error, "what flows to a fenced region is taken over later: {error}");
         }

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bus;
+mod ceilings;
 mod hang_ups;
 mod payment_simulator;
 mod reconcile;

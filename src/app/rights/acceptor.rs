@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Rights;
+use super::{ProposeError, Rights};
 use crate::escrow::{Accept, Prepare, Promise, ROWS_PER_MESSAGE_MAX};
 use crate::ports::RequestHandler;
 use crate::types::RegionId;
@@ -42,7 +42,7 @@ impl RequestHandler for PrepareHandler {
         if request.ballot.region != from || request.keys.len() > ROWS_PER_MESSAGE_MAX {
             return Err("a ballot is its proposer's, and a message has its limits".to_owned());
         }
-        self.rights.may_vote()?;
+        self.rights.may_vote().map_err(|error| error.to_string())?;
         let promise = self.rights.registers.prepare(&request).await;
         let promise =
             promise.map_err(|error| format!("nothing was promised: {error}; ask again"))?;
@@ -62,7 +62,7 @@ impl RequestHandler for AcceptHandler {
         if !is_theirs || request.slots.len() > ROWS_PER_MESSAGE_MAX {
             return Err("a ballot is its proposer's, and a message has its limits".to_owned());
         }
-        self.rights.may_vote()?;
+        self.rights.may_vote().map_err(|error| error.to_string())?;
         let accepted = self.rights.registers.accept(&request).await;
         encode(&accepted.map_err(|error| format!("nothing was stored: {error}; ask again"))?)
     }
@@ -70,11 +70,8 @@ impl RequestHandler for AcceptHandler {
 
 impl Rights {
     /// What this region forgot may have been a promise.
-    fn may_vote(&self) -> Result<(), String> {
-        if (self.may_give)() {
-            return Ok(());
-        }
-        Err("this region's database was set back: it has no vote".to_owned())
+    pub(super) fn may_vote(&self) -> Result<(), ProposeError> {
+        if (self.may_give)() { Ok(()) } else { Err(ProposeError::SetBack) }
     }
 }
 

@@ -68,9 +68,7 @@ impl Giver {
         rights.dirty.mark(&changed);
         Ok(TransferAnswer { grants: given.grants, busy: given.busy, rows: given.rows })
     }
-}
 
-impl Giver {
     /// What an order of the asker's needs may lie above this region's ceilings, or have been on its way here
     /// so far.
     async fn open(&self, request: &TransferRequest) -> Result<(), StoreError> {

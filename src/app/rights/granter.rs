@@ -174,32 +174,13 @@ impl Shared {
 
     async fn search(&self, target: &Target, wanted: u64, waiters: &[Waiter]) -> Found {
         let (rights, sku) = (&self.rights, &target.sku);
-        let mut ledgers = match rights.store.ledgers(sku).await {
-            Ok(ledgers) => ledgers,
-            Err(error) => {
-                tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
-                return Found::default();
-            }
-        };
-        if let Some(only) = &target.node {
-            ledgers.retain(|node, _| node == only);
-        }
+        let Some(mut ledgers) = self.ledgers(target).await else { return Found::default() };
         // What is held may lie above the ceilings.
         let closed = closed(&ledgers, sku);
         if spendable(&ledgers) < wanted && !closed.is_empty() {
             rights.raise(closed.into_iter().map(|key| (key, wanted))).await;
-            match rights.store.ledgers(sku).await {
-                Ok(raised) => ledgers.retain(|node, ledger| {
-                    raised.get(node).is_some_and(|raised| {
-                        ledger.clone_from(raised);
-                        true
-                    })
-                }),
-                Err(error) => {
-                    tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
-                    return Found::default();
-                }
-            }
+            let Some(raised) = self.ledgers(target).await else { return Found::default() };
+            ledgers = raised;
         }
         // Rights may have come in between an order's decision and this search.
         let held = spendable(&ledgers);
@@ -228,12 +209,23 @@ impl Shared {
     /// What was opened was sold to others meanwhile, and this region holds more: worth another try, where a
     /// majority can be asked.
     async fn holds_more(&self, target: &Target) -> bool {
-        let rights = &self.rights;
-        let Ok(mut ledgers) = rights.store.ledgers(&target.sku).await else { return false };
-        if let Some(only) = &target.node {
-            ledgers.retain(|node, _| node == only);
+        let Some(ledgers) = self.ledgers(target).await else { return false };
+        self.rights.may_raise() && !closed(&ledgers, &target.sku).is_empty()
+    }
+
+    /// What is known of a target; `None` where the database can't be read.
+    async fn ledgers(&self, target: &Target) -> Option<SkuLedgers> {
+        let sku = &target.sku;
+        match self.rights.store.ledgers(sku).await {
+            Ok(mut ledgers) => {
+                ledgers.retain(|node, _| target.node.as_ref().is_none_or(|only| node == only));
+                Some(ledgers)
+            }
+            Err(error) => {
+                tracing::warn!(%sku, %error, "rights can't be looked for: {error}");
+                None
+            }
         }
-        rights.may_raise() && !closed(&ledgers, &target.sku).is_empty()
     }
 
     /// Drives a search to its end or to its deadline.

@@ -164,6 +164,17 @@ impl Rights {
         }
     }
 
+    /// Notes which peers are fenced by what this region's acceptor has promised; promises given at once may have
+    /// been noted in another order. Of itself a region learns from its own proposals and its return only.
+    pub async fn read_fences(&self) -> Result<(), StoreError> {
+        let promised = self.registers.fenced().await?;
+        let noted = self.fenced.lock().expect("no panic while held").clone();
+        for owner in promised.symmetric_difference(&noted).filter(|owner| **owner != self.own) {
+            self.note_fenced(*owner, promised.contains(owner));
+        }
+        Ok(())
+    }
+
     /// Does this region know that somebody was fenced?
     pub fn is_fenced(&self, actor: Actor) -> bool {
         self.fenced.lock().expect("no panic while held").contains(&actor)

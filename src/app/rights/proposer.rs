@@ -54,6 +54,9 @@ pub enum ProposeError {
         /// Who.
         peer: RegionId,
     },
+    /// This region's own database was set back: what it forgot may have been a promise.
+    #[error("this region's database was set back: it has no vote, and proposes nothing")]
+    SetBack,
     /// This region's database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,7 +77,8 @@ impl Proposer {
         Self { owner, ballot: Ballot::birth(owner.region), adopts: false }
     }
 
-    /// Goes on with a take-over under a ballot that a former process of this region prepared.
+    /// Goes on under a ballot that another process of this region has prepared, or begun to: what others have
+    /// stored is asked for.
     pub(super) fn resume(owner: Actor, ballot: Ballot) -> Self {
         Self { owner, ballot, adopts: true }
     }
@@ -90,6 +94,7 @@ impl Proposer {
         owner: Actor,
         purpose: Purpose,
     ) -> Result<Self, ProposeError> {
+        rights.may_vote()?;
         let own = rights.own.region;
         let mut ballot = rights.registers.promised(owner).await?.above(own);
         for _ in 0..BALLOTS_TRIED_MAX {
@@ -173,6 +178,7 @@ impl Proposer {
         slots: Vec<KeyedSlot>,
     ) -> Result<Vec<KeyedSlot>, ProposeError> {
         debug_assert!(slots.len() <= ROWS_PER_MESSAGE_MAX, "the caller cuts them into messages");
+        rights.may_vote()?;
         let request = Accept { owner: self.owner, slots };
         let mine = match rights.registers.accept(&request).await? {
             Accepted::Answered { stored, .. } => stored,
@@ -262,7 +268,7 @@ async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, Pr
         Promise::Refused { preempted, .. } => return Ok(Promises::Behind(preempted.promised)),
     };
     let needed = needed(rights);
-    let mut behind = None;
+    let (mut behind, mut fenced_by_any) = (None, false);
     let mut answers = ask_all::<Promise>(rights, PREPARE, request);
     while given_so_far.len() < needed {
         let Some((peer, answer)) = answers.next().await else { break };
@@ -276,9 +282,8 @@ async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, Pr
                 if by.region == rights.own.region && rights.registers.promised(owner).await? < by {
                     return Err(ProposeError::Amnesia { peer });
                 }
-                if fenced && request.purpose == Purpose::Propose && owner == rights.own {
-                    return Err(ProposeError::Fenced { owner });
-                }
+                // One that missed this region's return does not keep a majority from promising.
+                fenced_by_any |= fenced && request.purpose == Purpose::Propose;
                 behind = behind.max(Some(by));
             }
             None => {}
@@ -286,6 +291,9 @@ async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, Pr
     }
     match (given_so_far.len() >= needed, behind) {
         (true, _) => Ok(Promises::Given(given_so_far)),
+        (false, Some(_)) if fenced_by_any && owner == rights.own => {
+            Err(ProposeError::Fenced { owner })
+        }
         (false, Some(by)) => Ok(Promises::Behind(by)),
         (false, None) => Err(ProposeError::NoMajority { answered: given_so_far.len(), needed }),
     }

@@ -18,6 +18,10 @@ use crate::escrow::{
 use crate::mutants::{Mutant, is_on};
 use crate::types::{Actor, StockKey};
 
+/// How many proposals a round makes for one key: one that brings a former value to its end, one of its own, and
+/// some more where other processes of the region propose as well. What is still to do then is the next round's.
+const STEPS_MAX: usize = 8;
+
 /// What is to be raised.
 #[derive(Debug)]
 pub struct Raises {
@@ -129,7 +133,10 @@ impl Rights {
             if chunk.is_empty() {
                 break;
             }
-            while outcome.is_ok() && !chunk.is_empty() {
+            for _ in 0..STEPS_MAX {
+                if outcome.is_err() || chunk.is_empty() {
+                    break;
+                }
                 match self.raise_chunk(&chunk).await {
                     Ok(again) => chunk = again,
                     Err(error) => outcome = Err(error),
@@ -138,14 +145,13 @@ impl Rights {
             // Orders that needed more are told now; what stays is that ceilings run ahead.
             self.raises.want(chunk.into_keys().map(|key| (key, 0)));
         }
-        for waiter in waiters {
-            // Who stopped waiting looks for itself.
-            waiter.send(()).unwrap_or_default();
-        }
+        // Wakes them: who waits for a ceiling looks at it, whatever became of the round.
+        drop(waiters);
         outcome
     }
 
-    /// Answers the keys of which a former value had to be brought to its end first.
+    /// Answers the keys to go on with: of which a former value had to be brought to its end first, or another
+    /// process of this region had something to say.
     async fn raise_chunk(
         &self,
         wanted: &BTreeMap<StockKey, u64>,
@@ -159,12 +165,18 @@ impl Rights {
             tracing::info!(round, "ceilings are raised under a new ballot");
             kept.insert(proposer).clone()
         };
-        let outcome = self.raise_with(&proposer, wanted).await;
-        if let Err(ProposeError::Preempted { .. }) = outcome {
-            // Another process of this region, or an acceptor that was seeded: with a new ballot it goes on.
-            *kept = None;
+        match self.raise_with(&proposer, wanted).await {
+            // Two processes of one region share its ballots: outbidding each other, neither would raise anything.
+            Err(ProposeError::Preempted { by }) if by.region == self.own.region => {
+                *kept = Some(Proposer::resume(self.own, by));
+                Ok(wanted.clone())
+            }
+            Err(ProposeError::Preempted { by }) => {
+                *kept = None;
+                Err(ProposeError::Preempted { by })
+            }
+            outcome => outcome,
         }
-        outcome
     }
 
     async fn raise_with(
@@ -200,12 +212,13 @@ impl Rights {
         if slots.is_empty() {
             return Ok(again);
         }
-        let asked = slots.len();
+        let asked: Vec<StockKey> = slots.iter().map(|keyed| keyed.key.clone()).collect();
         let chosen = proposer.propose(self, slots).await?;
-        self.ship(chosen.iter().map(|keyed| keyed.key.clone()));
-        if chosen.len() < asked {
-            return Err(ProposeError::NoMajority { answered: 1, needed: needed(self) });
-        }
+        let chosen: BTreeSet<StockKey> = chosen.into_iter().map(|keyed| keyed.key).collect();
+        // Of the others another process of this region proposed first.
+        let others = asked.into_iter().filter(|key| !chosen.contains(key));
+        again.extend(others.map(|key| (key.clone(), wanted.get(&key).copied().unwrap_or(0))));
+        self.ship(chosen.into_iter());
         Ok(again)
     }
 

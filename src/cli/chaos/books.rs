@@ -1,16 +1,19 @@
 //! What regions and the payment provider have on record of a run, read once it is over.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Deserialize;
 
-use crate::cli::client::ApiClient;
+use crate::gateways::SimulatorClient;
+use crate::ports::PaymentLedger;
+use crate::reconcile::Provided;
+use crate::runtime::Trust;
 use crate::store::{Auditor, Intent, PaymentRow, RightsRow};
 use crate::types::RegionId;
 
-/// Lines of the provider's ledger at a time: some 350 KB.
-const PAGE: u32 = 1_000;
+/// For one page of the provider's ledger; a scenario may just have let it go on.
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that the last checks look at.
 #[derive(Debug, Clone, Default)]
@@ -33,29 +36,6 @@ pub(super) struct Hold {
     pub(super) provider_key: String,
     pub(super) order: Option<String>,
     pub(super) amount_minor: i64,
-}
-
-#[derive(Deserialize)]
-struct Listing {
-    items: Vec<Item>,
-    next_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    operation: String,
-    idempotency_key: String,
-    #[serde(default)]
-    order_reference: Option<String>,
-    amount: Amount,
-    state: String,
-}
-
-/// Without an amount where a key was closed before anything was held.
-#[derive(Deserialize)]
-struct Amount {
-    #[serde(default)]
-    amount: i64,
 }
 
 impl Books {
@@ -101,20 +81,23 @@ pub(super) fn standing<'a>(orders: &BTreeMap<&'a str, &str>) -> Vec<&'a str> {
 }
 
 async fn held(provider: &str) -> anyhow::Result<Vec<Hold>> {
-    let client = ApiClient::new(provider)?;
+    // The simulator of a local deployment is spoken to in the clear.
+    let ledger = SimulatorClient::new(provider, LEDGER_TIMEOUT, 1, &Trust::nobody())?;
     let mut held = Vec::new();
-    let mut cursor = Some("0".to_owned());
-    while let Some(from) = cursor {
-        let path = format!("/ledger?limit={PAGE}&cursor={from}");
-        // The simulator asks for no token.
-        let page: Listing = client.get(&path, "").await?;
-        let authorized = |item: &Item| item.operation == "authorize" && item.state == "authorized";
-        held.extend(page.items.into_iter().filter(authorized).map(|item| Hold {
-            provider_key: item.idempotency_key,
-            order: item.order_reference,
-            amount_minor: item.amount.amount,
+    let mut cursor = None;
+    loop {
+        let page = ledger.page(cursor.as_deref()).await.context("the provider's ledger")?;
+        held.extend(page.entries.into_iter().filter_map(|entry| match entry.provided {
+            Provided::Held(amount) => Some(Hold {
+                provider_key: entry.provider_key,
+                order: entry.order_reference,
+                amount_minor: amount.map_or(0, |amount| amount.amount),
+            }),
+            Provided::Pending | Provided::NotHeld | Provided::Unknown => None,
         }));
-        cursor = page.next_cursor;
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(held);
+        }
     }
-    Ok(held)
 }

@@ -162,6 +162,10 @@ fn not_fenced(error: &FenceError) -> Problem {
         format!("{error}; what was agreed on by then stands, and nothing is sold twice: repeat it");
     match error {
         FenceError::NotAPeer => Problem::not_found("region"),
+        FenceError::Propose(ProposeError::SetBack) => Problem::new(
+            Code::RegionSetBack,
+            "this region's database was set back and has no vote; nothing was changed: ask another region",
+        ),
         FenceError::Propose(ProposeError::Store(_)) | FenceError::Bus(_) => {
             Problem::new(Code::DependencyUnavailable, detail).retry_after(RETRY_DEPENDENCY_S)
         }

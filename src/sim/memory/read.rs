@@ -88,7 +88,7 @@ impl Reader for Memory {
 
     async fn may_sell_alone(&self) -> Result<BTreeMap<RegionId, Spendable>, StoreError> {
         let tables = self.tables();
-        Ok(tables.rights.may_sell_alone(tables.actor(self.own)))
+        Ok(tables.rights.may_sell_alone())
     }
 
     async fn product(&self, sku: &Sku) -> Result<Option<Product>, StoreError> {

@@ -90,7 +90,7 @@ impl RegisterTables {
             }
         }
         for KeyedSlot { key, slot } in newer {
-            registers.promised.ballot = registers.promised.ballot.max(slot.ballot);
+            registers.promised = registers.promised.stored(request.owner.region, slot.ballot);
             registers.slots.insert(key.clone(), slot.clone());
         }
         Accepted::Answered { stored, forked }

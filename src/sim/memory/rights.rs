@@ -100,17 +100,14 @@ impl RightsTables {
         self.of_sku(sku).flat_map(keyed).collect()
     }
 
-    pub(super) fn may_sell_alone(&self, own: Actor) -> BTreeMap<RegionId, Spendable> {
+    pub(super) fn may_sell_alone(&self) -> BTreeMap<RegionId, Spendable> {
         let mut sums: BTreeMap<RegionId, Spendable> = BTreeMap::new();
-        for rows in self.rows.values() {
-            let ledger = Ledger::from_rows(own, rows.clone());
-            for actor in ledger.actors() {
-                let units = if actor == own { ledger.spendable() } else { ledger.rights(actor) };
-                if units > 0 {
-                    let sum = sums.entry(actor.region).or_default();
-                    sum.units += units;
-                    sum.keys += 1;
-                }
+        for (owner, row) in self.rows.values().flatten() {
+            let units = row.chosen.value.ceiling.saturating_sub(row.outflow());
+            if units > 0 {
+                let sum = sums.entry(owner.region).or_default();
+                sum.units += units;
+                sum.keys += 1;
             }
         }
         sums

@@ -94,9 +94,15 @@ pub(super) async fn a_value_under_a_fence_is_not_stored(kind: Kind) {
     assert!(matches!(later, Promise::Promised { fenced: true, .. }), "{later:?}");
     let unknowing = prepare(&a, b, ballot(3, "b"), &[]).await;
     assert!(matches!(unknowing, Promise::Refused { fenced: true, .. }), "{unknowing:?}");
-    let back = Prepare { ballot: ballot(3, "b"), purpose: Purpose::Return, ..fence };
+    let back = Prepare { ballot: ballot(3, "b"), purpose: Purpose::Return, ..fence.clone() };
     let back = a.registers.prepare(&back).await.unwrap();
     assert!(matches!(back, Promise::Promised { fenced: false, .. }), "{back:?}");
+    assert_eq!(a.registers.fenced().await.unwrap(), [].into());
+    // Who was fenced again and did not hear of the return learns of it from what the owner proposes.
+    let again = Prepare { ballot: ballot(4, "c"), purpose: Purpose::Fence, ..fence };
+    a.registers.prepare(&again).await.unwrap();
+    assert_eq!(a.registers.fenced().await.unwrap(), [b].into());
+    assert_eq!(accept(&a, b, &[slot(&x, ballot(5, "b"), 1, 5)]).await, stored(&[&x], &[]));
     assert_eq!(a.registers.fenced().await.unwrap(), [].into());
 }
 

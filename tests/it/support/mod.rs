@@ -9,6 +9,7 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod programs;
 pub(crate) mod reconciled;
+pub(crate) mod world;
 pub(crate) mod writes;
 
 use std::time::Duration;

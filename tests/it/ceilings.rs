@@ -1,0 +1,69 @@
+//! Ceilings of three regions: who may propose them, and what a fence and a return leave behind.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use entrepot::app::rights::{FenceError, ProposeError, Proposer};
+use entrepot::escrow::{Ballot, Purpose};
+
+use crate::support::eventually;
+use crate::support::world::{World, actor, key};
+
+/// Answers race, so that one round may miss what the next one finds.
+const ROUNDS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_missed_a_return_does_not_keep_the_region_out() {
+    let world = World::start().await;
+    let [b, a, c] = &world.regions[..] else { unreachable!("three regions") };
+    a.rights.fence(c.id).await.unwrap();
+    let fenced = || async { b.rights.is_fenced(actor(c.id)).then_some(()) };
+    eventually("both others know", fenced).await;
+    world.hub.cut(b.id, c.id);
+    c.rights.come_back().await.unwrap();
+    assert_eq!(b.rights.registers.fenced().await.unwrap(), BTreeSet::from([actor(c.id)]));
+    world.hub.heal();
+    for _ in 0..ROUNDS {
+        // The first one asked is the one that missed it.
+        Proposer::prepare(&c.rights, actor(c.id), Purpose::Propose).await.unwrap();
+    }
+    let heard = || async {
+        // A proposal ends when a majority has answered: not each one reaches everybody.
+        c.receive("x", 1).await;
+        let promised = b.rights.registers.fenced().await.unwrap();
+        (promised.is_empty() && !b.rights.is_fenced(actor(c.id))).then_some(())
+    };
+    eventually("it hears of the return from what is proposed", heard).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_was_set_back_has_no_vote_in_its_own_proposals() {
+    let world = World::start().await;
+    let [a, _, c] = &world.regions[..] else { unreachable!("three regions") };
+    c.amnesia.store(1, Ordering::Relaxed);
+    let refused = c.rights.fence(a.id).await.unwrap_err();
+    assert_eq!(refused, FenceError::Propose(ProposeError::SetBack));
+    assert_eq!(c.rights.come_back().await, Err(ProposeError::SetBack));
+    for region in &world.regions {
+        let promised = region.rights.registers.promised(actor(a.id)).await.unwrap();
+        assert_eq!(promised, Ballot::birth(a.id), "in {}", region.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_one_region_share_a_ballot_instead_of_outbidding_each_other() {
+    let world = World::start().await;
+    let [a, _, _] = &world.regions[..] else { unreachable!("three regions") };
+    let second = a.another_process();
+    for round in 0..4 {
+        for (name, rights) in [("x", &a.rights), ("y", &second)] {
+            a.receive(name, 200).await;
+            rights.raises.want([(key(name), 200 * (round + 1))]);
+            rights.raise_round().await.unwrap();
+            let ceiling = a.cell(name, "ceiling").await;
+            assert_eq!(ceiling, 200 * (round + 1), "of {name}");
+        }
+    }
+    let promised = a.rights.registers.promised(actor(a.id)).await.unwrap();
+    assert_eq!(promised, Ballot { round: 1, region: a.id });
+}
