@@ -9,7 +9,7 @@ use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
 use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
 use crate::mutants::{Mutant, is_on};
-use crate::ports::{Needs, RightsSource};
+use crate::ports::{Needs, Obtained, RightsSource};
 use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
 use crate::types::{OrderId, RegionId, SagaId, Sku, StockKey};
 
@@ -25,10 +25,23 @@ pub struct PlaceOrder {
     pub order_id: OrderId,
     /// How long the saga belongs to this process.
     pub saga_lease_ms: u64,
-    /// Peers have been asked: a shortage is final and is kept as this intent's answer. By SKU what
-    /// others hold.
-    pub last_word: Option<BTreeMap<Sku, u64>>,
+    /// Peers have been asked: a shortage is final and is kept as this intent's answer.
+    pub last_word: Option<LastWord>,
 }
+
+/// What was found out about an order's shortages.
+#[derive(Debug, Clone)]
+pub enum LastWord {
+    /// Nobody gives any of these SKUs; what others hold of them. Of another SKU the order is short anew: others
+    /// were faster, and it is asked for in turn.
+    InVain(BTreeMap<Sku, u64>),
+    /// The time is up, whatever the order is short of.
+    OutOfTime(BTreeMap<Sku, u64>),
+}
+
+/// How many times `grant_wait` an order is decided again while what it asks for comes in and others, or the rest
+/// of its lines, are faster.
+const GRANT_WAITS_MAX: u32 = 2;
 
 /// What became of it.
 #[derive(Debug, Clone)]
@@ -229,7 +242,15 @@ impl PlaceOrder {
     }
 
     fn refuse(&self, workspace: &mut Workspace<'_>, short: Vec<Shortage>) -> PlaceOutcome {
-        let Some(elsewhere) = &self.last_word else { return PlaceOutcome::Short(short) };
+        let elsewhere = match &self.last_word {
+            Some(LastWord::OutOfTime(elsewhere)) => elsewhere,
+            Some(LastWord::InVain(elsewhere))
+                if short.iter().any(|short| elsewhere.contains_key(&short.sku)) =>
+            {
+                elsewhere
+            }
+            Some(LastWord::InVain(_)) | None => return PlaceOutcome::Short(short),
+        };
         let refusals: Vec<StockRefusal> = short
             .into_iter()
             .map(|short| StockRefusal {
@@ -253,14 +274,14 @@ impl PlaceOrder {
 
 /// Places an order, asking the peers for rights when those held here don't suffice: for `grant_wait` at
 /// most, counted from the first decision, since time in the queue is not the peers'. Others of this
-/// region may be faster to use what comes; then it asks again. `prepare` makes the command for an
-/// order id.
+/// region may be faster to use what comes; then it asks again, [`GRANT_WAITS_MAX`] times as long in all.
+/// `prepare` makes the command for an order id.
 pub async fn place_order(
     writer: &Writer,
     region: &Region,
     rights: &dyn RightsSource,
     grant_wait: Duration,
-    mut prepare: impl FnMut(Option<BTreeMap<Sku, u64>>) -> PlaceOrder,
+    mut prepare: impl FnMut(Option<LastWord>) -> PlaceOrder,
 ) -> Result<PlaceOutcome, WriteError> {
     let mut last_word = None;
     let mut short_since_ms = None;
@@ -268,15 +289,20 @@ pub async fn place_order(
         let (outcome, _) = writer.submit(prepare(last_word.take())).await?;
         let PlaceOutcome::Short(short) = outcome else { return Ok(outcome) };
         if is_on(Mutant::NobodyIsAsked) {
-            last_word = Some(BTreeMap::new());
+            last_word = Some(LastWord::OutOfTime(BTreeMap::new()));
             continue;
         }
         let now_ms = region.clock.monotonic_ms();
         let waited = Duration::from_millis(now_ms - *short_since_ms.get_or_insert(now_ms));
         let patience = grant_wait.saturating_sub(waited);
-        let obtained = rights.obtain(&short, patience).await;
-        if !obtained.gained || patience.is_zero() {
-            last_word = Some(obtained.elsewhere);
+        let Obtained { gained, mut elsewhere } = rights.obtain(&short, patience).await;
+        for short in short {
+            elsewhere.entry(short.sku).or_insert(0);
+        }
+        if waited >= grant_wait * GRANT_WAITS_MAX {
+            last_word = Some(LastWord::OutOfTime(elsewhere));
+        } else if !gained {
+            last_word = Some(LastWord::InVain(elsewhere));
         }
     }
 }

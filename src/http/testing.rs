@@ -1,6 +1,6 @@
 //! What the tests of this module share: a region with its database in memory, tokens, requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -130,8 +130,18 @@ impl Gateway {
 /// The other regions: they have nothing to give, but for what a test puts there.
 #[derive(Default)]
 pub(super) struct Others {
-    /// What the next who asks gets, and how long that takes by the region's clock.
-    pub(super) gift: Mutex<Option<(StockKey, u64, Duration)>>,
+    /// What comes of asking, one after the other.
+    pub(super) turns: Mutex<VecDeque<Turn>>,
+}
+
+/// What comes of asking once.
+pub(super) struct Turn {
+    /// What happens to the stock here meanwhile, whoever does it.
+    pub(super) stock: Vec<(StockKey, StockDelta)>,
+    /// By the region's clock.
+    pub(super) took: Duration,
+    /// Whoever asks is told that it brought something.
+    pub(super) gained: bool,
 }
 
 struct Asking {
@@ -143,11 +153,13 @@ struct Asking {
 #[async_trait]
 impl RightsSource for Asking {
     async fn obtain(&self, _: &[Shortage], _: Duration) -> Obtained {
-        let gift = self.others.gift.lock().unwrap().take();
-        let gained = gift.is_some();
-        if let Some((key, units, took)) = gift {
-            receive(&self.store, key, units).await;
-            self.clock.advance(took);
+        let turn = self.others.turns.lock().unwrap().pop_front();
+        let gained = turn.as_ref().is_some_and(|turn| turn.gained);
+        if let Some(turn) = turn {
+            for (key, delta) in turn.stock {
+                change(&self.store, key, delta).await;
+            }
+            self.clock.advance(turn.took);
         }
         Obtained { gained, elsewhere: BTreeMap::new() }
     }
@@ -157,9 +169,7 @@ impl RightsSource for Asking {
     }
 }
 
-/// Units come in.
-async fn receive(store: &Memory, key: StockKey, units: u64) {
-    let delta = StockDelta { received: units, ..StockDelta::default() };
+async fn change(store: &Memory, key: StockKey, delta: StockDelta) {
     let changes = ChangeSet { stock: [(key, delta)].into(), ..ChangeSet::default() };
     let hlc = HlcTimestamp::origin(store.region());
     let stamp = Stamp { epoch: Epoch::FIRST, hlc, now_ms: 0 };

@@ -20,9 +20,9 @@ pub struct Obtained {
 /// Asks peers for rights.
 #[async_trait]
 pub trait RightsSource: Send + Sync {
-    /// Asks for what is missing and waits for it at most `patience`. Answers `gained: false` only when
-    /// every reachable peer has answered that nothing is left, or the time is up. Rights that arrive are
-    /// in this region's rows before it answers.
+    /// Asks for what is missing and waits for it at most `patience`. Answers `gained: false` only when every
+    /// reachable peer has answered that nothing is left, or none could be asked any more in the time. Rights that
+    /// arrive are in this region's rows before it answers.
     async fn obtain(&self, shortages: &[Shortage], patience: Duration) -> Obtained;
 
     /// Units of a key came in: lets them be sold, as far as this region sells ahead.

@@ -1,34 +1,47 @@
 //! What sells how fast, here and elsewhere: the rebalancer's picture of the world.
 //!
 //! Only keys that sell *here* are on the board, since only for those does this region ask ahead of
-//! demand; a key leaves the board when its sales have faded. All of it is belief, rebuilt after a
-//! restart from the next rows; nothing is decided by it but whom to ask for how much.
+//! demand and raise ceilings ahead of sales; a key leaves the board when its sales have faded. All of it is
+//! belief, rebuilt after a restart from the next rows; nothing is decided by it but whom to ask for how much,
+//! and how far to raise.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Mutex;
 
 use crate::escrow::{
-    KeyedRow, Ledger, PROTECTED_ROUND_MS, Row, SkuRows, SpendRate, Standing, own_share,
+    KeyedRow, Ledger, PROTECTED_ROUND_MS, Row, SkuRows, SpendRate, Standing, Wish, own_share,
     plan_rebalance,
 };
 use crate::types::{Actor, NodeId, RegionId, Sku, StockKey};
 
-/// Keys on the board. At some 500 bytes each, a hundred thousand take 50 MB; what sells beyond them is
+/// SKUs on the board. With two nodes each, at some 500 bytes a key, they take 50 MB; what sells beyond them is
 /// served on demand.
-const KEYS_MAX: usize = 100_000;
+const SKUS_MAX: usize = 50_000;
+
+/// SKUs in one look: some 6 ms. Five looks a second see ten thousand.
+const LOOKS_MAX: usize = 2_000;
 
 /// Wishes in one look. Each is one message to a peer and one transaction there, so that a region which
 /// wakes up with thousands of keys out of balance evens them out over some seconds.
 const WISHES_MAX: usize = 32;
 
-/// Over how many milliseconds the rate is averaged that ceilings run ahead by: they look an hour ahead.
+/// Over how many milliseconds the rate is averaged that ceilings run ahead by: they look an hour ahead. A key
+/// that was not sold for so long leaves the board; before that the time between two sales is its rate.
 const STEADY_MS: u64 = 600_000;
 
 /// The rates of one region.
 #[derive(Debug)]
 pub struct Board {
     own: Actor,
-    keys: Mutex<BTreeMap<StockKey, Entry>>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    skus: BTreeMap<Sku, BTreeMap<NodeId, Entry>>,
+    /// Where the last look ended.
+    looked_at: Option<Sku>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +58,7 @@ struct Seen {
     /// Averaged over [`STEADY_MS`].
     steady: SpendRate,
     at_ms: u64,
+    changed_ms: u64,
 }
 
 /// A request ahead of demand.
@@ -69,32 +83,36 @@ impl Board {
     /// Notes a row of this region or a peer. A row of this region puts its key on the board.
     pub fn saw(&self, row: &KeyedRow, now_ms: u64) {
         let mut keys = self.keys.lock().expect("no panic while held");
-        if row.owner == self.own && keys.len() < KEYS_MAX {
-            keys.entry(row.key.clone()).or_default();
+        let StockKey { sku, node } = &row.key;
+        let has_room = keys.skus.len() < SKUS_MAX || keys.skus.contains_key(sku);
+        if row.owner == self.own && has_room {
+            keys.skus.entry(sku.clone()).or_default().entry(node.clone()).or_default();
         }
-        let Some(entry) = keys.get_mut(&row.key) else { return };
+        let entry = keys.skus.get_mut(sku).and_then(|nodes| nodes.get_mut(node));
+        let Some(entry) = entry else { return };
         let (rate, steady) = (SpendRate::default(), SpendRate::default());
-        let unseen = || Seen { row: row.row.clone(), rate, steady, at_ms: now_ms };
+        let (at_ms, changed_ms) = (now_ms, now_ms);
+        let unseen = || Seen { row: row.row.clone(), rate, steady, at_ms, changed_ms };
         entry.actors.entry(row.owner).or_insert_with(unseen).update(&row.row, now_ms);
     }
 
     /// Is the key on the board? If not, all its rows should be shown when one is.
     pub fn knows(&self, key: &StockKey) -> bool {
-        self.keys.lock().expect("no panic while held").contains_key(key)
+        self.keys.lock().expect("no panic while held").entry(key).is_some()
     }
 
     /// How fast this region sells a key, over the last minutes.
     pub fn steady_rate(&self, key: &StockKey) -> SpendRate {
         let keys = self.keys.lock().expect("no panic while held");
-        let own = keys.get(key).and_then(|entry| entry.actors.get(&self.own));
+        let own = keys.entry(key).and_then(|entry| entry.actors.get(&self.own));
         own.map(|seen| seen.steady).unwrap_or_default()
     }
 
     /// Units of a SKU that this region expects to sell within a round.
     pub fn expected(&self, sku: &Sku) -> u64 {
         let keys = self.keys.lock().expect("no panic while held");
-        let of_sku = keys.iter().filter(|(key, _)| key.sku == *sku);
-        let own = of_sku.filter_map(|(_, entry)| entry.actors.get(&self.own));
+        let entries = keys.skus.get(sku).into_iter().flat_map(BTreeMap::values);
+        let own = entries.filter_map(|entry| entry.actors.get(&self.own));
         own.map(|seen| seen.rate.units_within(PROTECTED_ROUND_MS)).fold(0, u64::saturating_add)
     }
 
@@ -102,50 +120,100 @@ impl Board {
     /// would like more.
     pub fn share(&self, sku: &Sku, node: Option<&NodeId>, reachable: &[RegionId]) -> u64 {
         let keys = self.keys.lock().expect("no panic while held");
-        let wanted = |key: &StockKey| key.sku == *sku && node.is_none_or(|node| *node == key.node);
-        let shares = keys
-            .iter()
-            .filter(|(key, _)| wanted(key))
+        let entries = keys.skus.get(sku).into_iter().flatten();
+        let shares = entries
+            .filter(|(at, _)| node.is_none_or(|node| node == *at))
             .map(|(_, entry)| own_share(self.own.region, &entry.standings(self.own, reachable)));
         shares.fold(0, u64::saturating_add)
     }
 
     /// What to ask for now, the keys that run out first before the others. Whoever is asked is left
-    /// alone with that key for `interval_ms`.
+    /// alone with that key for `interval_ms`. Each call looks at [`LOOKS_MAX`] SKUs, and the next one at those
+    /// behind them.
     pub fn wishes(&self, reachable: &[RegionId], now_ms: u64, interval_ms: u64) -> Vec<KeyWish> {
         let mut keys = self.keys.lock().expect("no panic while held");
         let mut wishes = Vec::new();
-        keys.retain(|_, entry| {
-            entry.fade(now_ms);
-            entry.actors.get(&self.own).is_some_and(|seen| seen.rate.micros_per_s() > 0)
-        });
-        for (key, entry) in keys.iter() {
-            let standings = entry.standings(self.own, reachable);
-            let Some(wish) = plan_rebalance(self.own.region, &standings) else { continue };
-            if entry.quiet_until_ms.get(&wish.from).is_some_and(|&until| now_ms < until) {
-                continue;
+        for sku in keys.next_look() {
+            let Some(nodes) = keys.skus.get_mut(&sku) else { continue };
+            nodes.retain(|_, entry| entry.goes_on(self.own, now_ms));
+            for (node, entry) in &*nodes {
+                if let Some((lasts_ms, wish)) = entry.wish(self.own, reachable, now_ms) {
+                    wishes.push((
+                        lasts_ms,
+                        StockKey { sku: sku.clone(), node: node.clone() },
+                        wish,
+                    ));
+                }
             }
-            let own = standings.get(&self.own.region).copied().unwrap_or_default();
-            let lasts_ms =
-                u128::from(own.rights) * 1_000_000_000 / u128::from(own.rate.micros_per_s().max(1));
-            wishes.push((lasts_ms, key.clone(), wish));
+            if nodes.is_empty() {
+                keys.skus.remove(&sku);
+            }
         }
         wishes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         wishes.truncate(WISHES_MAX);
         let mut asked = Vec::new();
-        for (_, key, wish) in wishes {
-            let entry = keys.get_mut(&key).expect("just planned");
-            entry.quiet_until_ms.insert(wish.from, now_ms + interval_ms);
+        for (_, key, Wish { from, units }) in wishes {
+            let entry = keys.skus.get_mut(&key.sku).and_then(|nodes| nodes.get_mut(&key.node));
+            let entry = entry.expect("just planned");
+            entry.quiet_until_ms.insert(from, now_ms + interval_ms);
             let rows = SkuRows::from([(key.node.clone(), entry.rows())]);
-            asked.push(KeyWish { key, from: wish.from, units: wish.units, rows });
+            asked.push(KeyWish { key, from, units, rows });
         }
         asked
+    }
+}
+
+impl Keys {
+    fn entry(&self, key: &StockKey) -> Option<&Entry> {
+        self.skus.get(&key.sku)?.get(&key.node)
+    }
+
+    /// The SKUs behind those of the last look, and round to the first ones again.
+    fn next_look(&mut self) -> Vec<Sku> {
+        let behind = match &self.looked_at {
+            Some(last) => (Bound::Excluded(last.clone()), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let mut look: Vec<Sku> =
+            self.skus.range(behind).take(LOOKS_MAX).map(|(sku, _)| sku.clone()).collect();
+        if look.len() < LOOKS_MAX
+            && let Some(last) = &self.looked_at
+        {
+            let first_ones = self.skus.range(..=last.clone()).take(LOOKS_MAX - look.len());
+            look.extend(first_ones.map(|(sku, _)| sku.clone()));
+        }
+        self.looked_at = look.last().cloned();
+        look
     }
 }
 
 impl Entry {
     fn rows(&self) -> BTreeMap<Actor, Row> {
         self.actors.iter().map(|(&actor, seen)| (actor, seen.row.clone())).collect()
+    }
+
+    /// Still sells, or did a while ago.
+    fn goes_on(&mut self, own: Actor, now_ms: u64) -> bool {
+        self.fade(now_ms);
+        self.actors.get(&own).is_some_and(|seen| {
+            let idle_ms = now_ms.saturating_sub(seen.changed_ms);
+            seen.steady.micros_per_s() > 0 || idle_ms < STEADY_MS
+        })
+    }
+
+    /// What to ask for of a key that sells here, and for how long it lasts without.
+    fn wish(&self, own: Actor, reachable: &[RegionId], now_ms: u64) -> Option<(u128, Wish)> {
+        let rate = self.actors.get(&own)?.rate.micros_per_s();
+        if rate == 0 {
+            return None;
+        }
+        let standings = self.standings(own, reachable);
+        let wish = plan_rebalance(own.region, &standings)?;
+        if self.quiet_until_ms.get(&wish.from).is_some_and(|&until| now_ms < until) {
+            return None;
+        }
+        let rights = standings.get(&own.region).copied().unwrap_or_default().rights;
+        Some((u128::from(rights) * 1_000_000_000 / u128::from(rate), wish))
     }
 
     /// Of the latest incarnations only: an earlier one sells no more and gives nothing.
@@ -188,6 +256,7 @@ impl Seen {
         self.observe(sold, now_ms.saturating_sub(self.at_ms).max(1));
         self.row = row.clone();
         self.at_ms = now_ms;
+        self.changed_ms = now_ms;
     }
 }
 
@@ -241,5 +310,34 @@ mod tests {
             board.wishes(&[], second * 1_000, 1_000);
         }
         assert!(!board.knows(&key("x")));
+    }
+
+    #[test]
+    fn a_key_that_sells_less_often_than_it_is_looked_at_has_a_rate_all_the_same() {
+        let board = Board::new(actor("a"));
+        for sale in 0..100 {
+            let now_ms = sale * 60_000;
+            board.saw(&row("x", "a", sale + 1, 10_000, sale * 6), now_ms);
+            for look in 1..300 {
+                board.wishes(&[], now_ms + look * 200, 1_000);
+            }
+        }
+        let an_hour = board.steady_rate(&key("x")).units_within(3_600_000);
+        assert!((300..=400).contains(&an_hour), "6 a minute are 360 an hour, not {an_hour}");
+    }
+
+    #[test]
+    fn every_key_is_looked_at_in_turn() {
+        let board = Board::new(actor("a"));
+        let peers = [region("b")];
+        let name = |number: usize| format!("k{number:05}");
+        for number in 0..LOOKS_MAX * 2 + 7 {
+            board.saw(&row(&name(number), "a", 1, 10, 0), 0);
+        }
+        let last = name(LOOKS_MAX * 2 + 6);
+        board.saw(&row(&last, "b", 1, 100, 0), 0);
+        board.saw(&row(&last, "a", 2, 10, 5), 500);
+        let looks: Vec<usize> = (0..6).map(|_| board.wishes(&peers, 600, 0).len()).collect();
+        assert_eq!(looks, [0, 0, 1, 0, 1, 0]);
     }
 }

@@ -75,10 +75,15 @@ struct Waiter {
     reply: oneshot::Sender<Found>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Found {
     gained: bool,
     elsewhere: u64,
+}
+
+impl Found {
+    /// Nobody could look, or not in time: the order is decided again, since nothing speaks against it.
+    const UNKNOWN: Self = Self { gained: true, elsewhere: 0 };
 }
 
 impl Granter {
@@ -143,8 +148,9 @@ impl Shared {
             let shared = Arc::clone(self);
             drop(self.tasks.spawn("search-rights", async move { shared.searches(target).await }));
         }
-        // A search that ended without an answer is a server that is stopping: nothing was gained.
-        tokio::time::timeout(patience, found).await.ok().and_then(Result::ok).unwrap_or_default()
+        // A search that ended without an answer is a server that is stopping.
+        let found = tokio::time::timeout(patience, found).await.ok().and_then(Result::ok);
+        found.unwrap_or(Found::UNKNOWN)
     }
 
     /// One search after the other, until nobody waits.
@@ -174,12 +180,12 @@ impl Shared {
 
     async fn search(&self, target: &Target, wanted: u64, waiters: &[Waiter]) -> Found {
         let (rights, sku) = (&self.rights, &target.sku);
-        let Some(mut ledgers) = self.ledgers(target).await else { return Found::default() };
+        let Some(mut ledgers) = self.ledgers(target).await else { return Found::UNKNOWN };
         // What is held may lie above the ceilings.
         let closed = closed(&ledgers, sku);
         if spendable(&ledgers) < wanted && !closed.is_empty() {
             rights.raise(closed.into_iter().map(|key| (key, wanted))).await;
-            let Some(raised) = self.ledgers(target).await else { return Found::default() };
+            let Some(raised) = self.ledgers(target).await else { return Found::UNKNOWN };
             ledgers = raised;
         }
         // Rights may have come in between an order's decision and this search.
@@ -188,8 +194,13 @@ impl Shared {
         if held >= wanted && held > seen {
             return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
         }
+        // What this region holds it asks nobody for: its ceilings are raised within a round or two.
+        let ours = if rights.may_raise() { own_rights(&ledgers) } else { held };
+        if held < wanted && ours >= wanted {
+            return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
+        }
         let short = waiters.iter().map(|waiter| waiter.need.missing).fold(0, u64::saturating_add);
-        let need = if held < wanted { wanted - held } else { short.max(1) };
+        let need = if ours < wanted { wanted - ours } else { short.max(1) };
         let expected = rights.board.expected(sku);
         let want = need.saturating_add(expected.max(WANT_EXTRA));
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
@@ -372,6 +383,10 @@ pub(super) fn keyed(sku: &Sku, rows: &SkuRows) -> Vec<KeyedRow> {
 
 fn spendable(ledgers: &SkuLedgers) -> u64 {
     ledgers.values().map(Ledger::spendable).fold(0, u64::saturating_add)
+}
+
+fn own_rights(ledgers: &SkuLedgers) -> u64 {
+    ledgers.values().map(|ledger| ledger.rights(ledger.own())).fold(0, u64::saturating_add)
 }
 
 /// The keys of a SKU under which this region holds more than its ceilings let it sell.

@@ -1,11 +1,11 @@
 //! Raising this region's own ceilings: many keys in one proposal, one proposal at a time.
 //!
 //! Who only wants a ceiling to run ahead leaves its key here; who has an order that waits for it waits for the
-//! end of the next round. A round that fails is a region that can't reach a majority: it sells up to its
-//! ceilings, and the keys stay until it can.
+//! end of the round that raises it, and goes first. A round that fails is a region that can't reach a majority: it
+//! sells up to its ceilings, and the keys stay until it can.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -22,6 +22,9 @@ use crate::types::{Actor, StockKey};
 /// some more where other processes of the region propose as well. What is still to do then is the next round's.
 const STEPS_MAX: usize = 8;
 
+/// Keys in one proposal, unless orders wait for more: one that is short meanwhile waits for its end.
+const AHEAD_KEYS_MAX: usize = 200;
+
 /// What is to be raised.
 #[derive(Debug)]
 pub struct Raises {
@@ -35,9 +38,16 @@ pub struct Raises {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// By key: how many units orders need to be open.
-    keys: BTreeMap<StockKey, u64>,
-    waiters: Vec<oneshot::Sender<()>>,
+    keys: BTreeMap<StockKey, Wish>,
+}
+
+/// What is wanted of one key.
+#[derive(Debug, Default)]
+struct Wish {
+    /// How many units orders need to be open.
+    need: u64,
+    /// Who waits for this key, and perhaps for others: woken when the last of them lets go.
+    waiters: Vec<Arc<oneshot::Sender<()>>>,
 }
 
 impl Raises {
@@ -62,15 +72,34 @@ impl Raises {
         keys: impl IntoIterator<Item = (StockKey, u64)>,
         waiter: Option<oneshot::Sender<()>>,
     ) {
+        let waiter = waiter.map(Arc::new);
         let mut queue = self.queue.lock().expect("no panic while held");
-        queue.waiters.extend(waiter);
         for (key, need) in keys {
-            let known = queue.keys.entry(key).or_default();
-            *known = need.max(*known);
+            let wish = queue.keys.entry(key).or_default();
+            wish.need = need.max(wish.need);
+            wish.waiters.extend(waiter.clone());
         }
         if !queue.keys.is_empty() {
             self.woken.notify_one();
         }
+    }
+
+    /// What the next round raises: all that somebody waits for, and beside it some of what is to run ahead, or
+    /// orders would wait for each key in turn.
+    fn next_round(&self) -> BTreeMap<StockKey, Wish> {
+        let mut queue = self.queue.lock().expect("no panic while held");
+        let (urgent, ahead): (Vec<_>, Vec<_>) =
+            queue.keys.iter().partition(|(_, wish)| !wish.waiters.is_empty());
+        let room = AHEAD_KEYS_MAX.saturating_sub(urgent.len());
+        let chosen =
+            urgent.into_iter().take(ROWS_PER_MESSAGE_MAX).chain(ahead.into_iter().take(room));
+        let chosen: Vec<StockKey> = chosen.map(|(key, _)| key.clone()).collect();
+        let take = |key| queue.keys.remove_entry(&key);
+        let round = chosen.into_iter().filter_map(take).collect();
+        if !queue.keys.is_empty() {
+            self.woken.notify_one();
+        }
+        round
     }
 
     /// Waits until something is to be raised.
@@ -121,30 +150,27 @@ impl Rights {
         self.raises.want(self.ledgers_by_key(rows).into_iter().filter_map(low));
     }
 
-    /// One round: raises what is wanted by now. An error leaves it to the next round.
+    /// One round: raises a part of what is wanted by now. An error leaves it to a later round.
     pub async fn raise_round(&self) -> Result<(), ProposeError> {
-        let Queue { keys, waiters } =
-            std::mem::take(&mut *self.raises.queue.lock().expect("no panic while held"));
-        let mut keys = keys.into_iter();
+        let round = self.raises.next_round();
+        let mut waiters = Vec::new();
+        let mut left = BTreeMap::new();
+        for (key, wish) in round {
+            left.insert(key, wish.need);
+            waiters.extend(wish.waiters);
+        }
         let mut outcome = Ok(());
-        loop {
-            let mut chunk: BTreeMap<StockKey, u64> =
-                keys.by_ref().take(ROWS_PER_MESSAGE_MAX).collect();
-            if chunk.is_empty() {
+        for _ in 0..STEPS_MAX {
+            if outcome.is_err() || left.is_empty() {
                 break;
             }
-            for _ in 0..STEPS_MAX {
-                if outcome.is_err() || chunk.is_empty() {
-                    break;
-                }
-                match self.raise_chunk(&chunk).await {
-                    Ok(again) => chunk = again,
-                    Err(error) => outcome = Err(error),
-                }
+            match self.raise_chunk(&left).await {
+                Ok(again) => left = again,
+                Err(error) => outcome = Err(error),
             }
-            // Orders that needed more are told now; what stays is that ceilings run ahead.
-            self.raises.want(chunk.into_keys().map(|key| (key, 0)));
         }
+        // Orders that needed more are told now; what stays is that ceilings run ahead.
+        self.raises.want(left.into_keys().map(|key| (key, 0)));
         // Wakes them: who waits for a ceiling looks at it, whatever became of the round.
         drop(waiters);
         outcome
@@ -249,5 +275,34 @@ impl Rights {
         }
         let ledger = |rows| Ledger::from_rows(self.own, rows);
         by_key.into_iter().map(|(key, rows)| (key.clone(), ledger(rows))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Epoch;
+
+    fn key(name: &str) -> StockKey {
+        StockKey { sku: name.parse().unwrap(), node: "n".parse().unwrap() }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_goes_first_and_wakes_who_waits_for_all_of_it() {
+        let own = Actor { region: "a".parse().unwrap(), epoch: Epoch::FIRST };
+        let raises = Raises::new(own, Autonomy { units_least: 1, time_ms: 1 }, true);
+        let names: Vec<String> = (0..AHEAD_KEYS_MAX + 5).map(|name| format!("k{name}")).collect();
+        raises.want(names.iter().map(|name| (key(name), 0)));
+        let (done, mut ended) = oneshot::channel();
+        raises.enqueue([(key("k3"), 7), (key("z"), 0)], Some(done));
+        let mut round = raises.next_round();
+        assert_eq!(round.len(), AHEAD_KEYS_MAX, "a bounded part at a time");
+        assert_eq!(round[&key("k3")].need, 7);
+        drop(round.remove(&key("z")).unwrap());
+        assert_eq!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(round);
+        assert_eq!(ended.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(raises.next_round().len(), 6);
+        assert!(raises.next_round().is_empty());
     }
 }

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::super::auth::Role;
 use super::super::testing::{
-    Choices, Fixture, WEBHOOK_SECRET, json_of, order_body, request, send, stock,
+    Choices, Fixture, Turn, WEBHOOK_SECRET, json_of, order_body, request, send, stock,
 };
 use super::super::{FrontDoor, door};
+use crate::domain::inventory::StockDelta;
 use crate::gateways::webhook;
 use crate::ports::Clock as _;
 use crate::runtime::{SystemClock, Trust};
@@ -511,12 +512,50 @@ async fn sagas_are_listed_and_tried_again() {
     assert_eq!(retry().await.status(), 200);
 }
 
+fn at_w_1(sku: &str) -> StockKey {
+    StockKey { sku: sku.parse().unwrap(), node: "w-1".parse().unwrap() }
+}
+
+#[tokio::test]
+async fn an_order_is_refused_only_for_what_was_looked_for_in_vain() {
+    let shop = shop(1).await;
+    stock(&shop.fixture, &shop.door, "B-1", 2).await;
+    let nothing = StockDelta::default();
+    let (received, spent) =
+        (StockDelta { received: 1, ..nothing }, StockDelta { spent: 1, ..nothing });
+    let took = std::time::Duration::from_millis(1);
+    // While A-1 is looked for in vain an order gives one back, and another order takes one of B-1.
+    let stock = vec![(at_w_1("A-1"), received), (at_w_1("B-1"), spent)];
+    let in_vain = Turn { stock, took, gained: false };
+    let found = Turn { stock: vec![(at_w_1("B-1"), received)], took, gained: true };
+    shop.fixture.others.turns.lock().unwrap().extend([in_vain, found]);
+    let mut body = order_body("A-1", 2, "tok_ok");
+    body["lines"].as_array_mut().unwrap().push(json!({"sku": "B-1", "quantity": 2}));
+    let placed = shop.place("k1", &body).await;
+    assert_eq!(placed.status(), 201, "{}", json_of(placed).await);
+    let refused = json_of(shop.place("k2", &body).await).await;
+    assert_eq!(refused["code"], "insufficient_stock", "now there is nothing left: {refused}");
+}
+
+#[tokio::test]
+async fn an_order_that_others_are_always_faster_than_is_refused_in_the_end() {
+    let shop = shop(1).await;
+    let three_s = std::time::Duration::from_secs(3);
+    let turn = || Turn { stock: Vec::new(), took: three_s, gained: true };
+    shop.fixture.others.turns.lock().unwrap().extend((0..9).map(|_| turn()));
+    let answer = shop.place("k1", &order_body("A-1", 2, "tok_ok")).await;
+    assert_eq!(json_of(answer).await["code"], "insufficient_stock");
+    let left = shop.fixture.others.turns.lock().unwrap().len();
+    assert_eq!(left, 7, "the second time more than twice `grant_wait` is over");
+}
+
 #[tokio::test]
 async fn what_was_spent_on_finding_units_is_not_waited_again() {
     let shop = shop(1).await;
-    let key = StockKey { sku: "A-1".parse().unwrap(), node: "w-1".parse().unwrap() };
     let ten_s = std::time::Duration::from_secs(10);
-    *shop.fixture.others.gift.lock().unwrap() = Some((key, 1, ten_s));
+    let one = StockDelta { received: 1, ..StockDelta::default() };
+    let turn = Turn { stock: vec![(at_w_1("A-1"), one)], took: ten_s, gained: true };
+    shop.fixture.others.turns.lock().unwrap().push_back(turn);
     // The provider decides later, so the answer takes as long as it may.
     let body = order_body("A-1", 2, "tok_async");
     let asked = with_prefer(send("POST", ORDERS, &shop.alice, "k1", &body), "wait=10");
