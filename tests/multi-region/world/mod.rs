@@ -200,6 +200,31 @@ impl World {
         copy(&self.saved_jetstream(region), &self.jetstream(region));
     }
 
+    /// Keeps a copy of a region's database under a name. Its PostgreSQL must be down, here and below.
+    pub(crate) fn save_database(&self, region: &str, name: &str) {
+        copy(&self.postgres(region), &self.saved_postgres(region, name));
+    }
+
+    /// A region's database is what it was when it was saved under that name.
+    pub(crate) fn restore_database(&self, region: &str, name: &str) {
+        let place = self.postgres(region);
+        std::fs::remove_dir_all(&place).expect("PostgreSQL's files");
+        std::fs::rename(self.saved_postgres(region, name), &place).expect("a saved database");
+        // The server that wrote it was killed with its region, and another one may have its number by now.
+        let left = place.join("postmaster.pid");
+        if left.exists() {
+            std::fs::remove_file(left).expect("a file");
+        }
+    }
+
+    fn postgres(&self, region: &str) -> PathBuf {
+        self.data_dir.join("regions").join(region).join("postgres")
+    }
+
+    fn saved_postgres(&self, region: &str, name: &str) -> PathBuf {
+        self.data_dir.join(format!("{region}.postgres.{name}"))
+    }
+
     fn jetstream(&self, region: &str) -> PathBuf {
         self.data_dir.join("regions").join(region).join("nats/jetstream")
     }
