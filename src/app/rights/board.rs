@@ -30,6 +30,10 @@ const WISHES_MAX: usize = 32;
 /// that was not sold for so long leaves the board; before that the time between two sales is its rate.
 const STEADY_MS: u64 = 600_000;
 
+/// How long a key counts as seen at least: its first order is not the demand of an hour, but a region that is cut
+/// off soon after a sale has begun must go on selling.
+const STEADY_FIRST_MS: u64 = 120_000;
+
 /// The rates of one region.
 #[derive(Debug)]
 pub struct Board {
@@ -55,8 +59,9 @@ struct Entry {
 struct Seen {
     row: Row,
     rate: SpendRate,
-    /// Averaged over [`STEADY_MS`].
+    /// Averaged over [`STEADY_MS`], or as long as the key is seen.
     steady: SpendRate,
+    since_ms: u64,
     at_ms: u64,
     changed_ms: u64,
 }
@@ -91,8 +96,8 @@ impl Board {
         let entry = keys.skus.get_mut(sku).and_then(|nodes| nodes.get_mut(node));
         let Some(entry) = entry else { return };
         let (rate, steady) = (SpendRate::default(), SpendRate::default());
-        let (at_ms, changed_ms) = (now_ms, now_ms);
-        let unseen = || Seen { row: row.row.clone(), rate, steady, at_ms, changed_ms };
+        let (since_ms, at_ms, changed_ms) = (now_ms, now_ms, now_ms);
+        let unseen = || Seen { row: row.row.clone(), rate, steady, since_ms, at_ms, changed_ms };
         entry.actors.entry(row.owner).or_insert_with(unseen).update(&row.row, now_ms);
     }
 
@@ -233,19 +238,20 @@ impl Entry {
     /// Where nothing was heard of for a round, nothing was sold.
     fn fade(&mut self, now_ms: u64) {
         for seen in self.actors.values_mut() {
-            let silent_ms = now_ms.saturating_sub(seen.at_ms);
-            if silent_ms >= PROTECTED_ROUND_MS {
-                seen.observe(0, silent_ms);
-                seen.at_ms = now_ms;
+            if now_ms.saturating_sub(seen.at_ms) >= PROTECTED_ROUND_MS {
+                seen.observe(0, now_ms);
             }
         }
     }
 }
 
 impl Seen {
-    fn observe(&mut self, units: u64, elapsed_ms: u64) {
+    fn observe(&mut self, units: u64, now_ms: u64) {
+        let elapsed_ms = now_ms.saturating_sub(self.at_ms).max(1);
+        let seen_ms = self.at_ms.saturating_sub(self.since_ms);
         self.rate.observe(units, elapsed_ms);
-        self.steady.observe_over(STEADY_MS, units, elapsed_ms);
+        self.steady.observe_over(seen_ms.clamp(STEADY_FIRST_MS, STEADY_MS), units, elapsed_ms);
+        self.at_ms = now_ms;
     }
 
     fn update(&mut self, row: &Row, now_ms: u64) {
@@ -253,9 +259,8 @@ impl Seen {
             return;
         }
         let sold = row.net_spent().saturating_sub(self.row.net_spent());
-        self.observe(sold, now_ms.saturating_sub(self.at_ms).max(1));
+        self.observe(sold, now_ms);
         self.row = row.clone();
-        self.at_ms = now_ms;
         self.changed_ms = now_ms;
     }
 }
@@ -324,6 +329,20 @@ mod tests {
         }
         let an_hour = board.steady_rate(&key("x")).units_within(3_600_000);
         assert!((300..=400).contains(&an_hour), "6 a minute are 360 an hour, not {an_hour}");
+    }
+
+    #[test]
+    fn a_sale_that_has_just_begun_is_no_hours_demand_and_not_nothing() {
+        let an_hour = |orders: u64| {
+            let board = Board::new(actor("a"));
+            for order in 0..=orders {
+                board.saw(&row("x", "a", order + 1, 10_000, order * 2), order * 1_000);
+            }
+            board.steady_rate(&key("x")).units_within(3_600_000)
+        };
+        assert!((50..=60).contains(&an_hour(1)), "two units in two minutes: {}", an_hour(1));
+        assert!((550..=650).contains(&an_hour(10)), "two a second for 10 s: {}", an_hour(10));
+        assert!((6_500..=7_200).contains(&an_hour(600)), "for ten minutes: {}", an_hour(600));
     }
 
     #[test]

@@ -23,6 +23,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "everything",
     "flapping-link",
     "flash-sale",
+    "flash-sale-wan",
     "halves",
     "impatient-shoppers",
     "nats-killed",
