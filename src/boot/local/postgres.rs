@@ -41,6 +41,8 @@ const SETTINGS: &[&str] = &[
     "shared_buffers=48MB",
     "work_mem=4MB",
     "maintenance_work_mem=32MB",
+    // Of each worker, which would take ten times as much for its first look at a table that grew by itself.
+    "autovacuum_work_mem=4MB",
     "wal_buffers=4MB",
     "min_wal_size=128MB",
     "max_wal_size=1GB",
