@@ -66,10 +66,10 @@ classes! {
         => "cancel the order and have it placed again; look for what wrote it";
     ReservationNotInRights = "reservation_not_in_rights" ReservationOnce ByHand
         "What a region's rights say is promised is not what its orders hold."
-        => "stop the region's server, compare the row with the orders that hold its units, and correct `spent` and `released`; look for what wrote them";
+        => "stop the region's server, compare the row with the orders that hold its units, correct `spent` and `released` and raise `version`, or the copies keep the old ones; look for what wrote them";
     RightsNotConserved = "rights_not_conserved" RightsConserved ByHand
         "The total that a row of rights says it granted is not the sum of its grants."
-        => "stop the region's server and correct the total to the sum of its grants; look for what wrote it";
+        => "stop the region's server, correct the total to the sum of its grants and raise `version`; look for what wrote it";
     RightsOverdrawn = "rights_overdrawn" RightsNotNegative ByHand
         "More has left a region's rights than was active for it."
         => "move rights to the region, or receive units there; look for what wrote the row";

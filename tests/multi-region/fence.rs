@@ -62,18 +62,11 @@ async fn the_others_sell_what_a_lost_region_had_above_its_ceiling_and_it_comes_b
     assert_eq!(sold, 3 * SHARE - ceiling, "everything above its ceiling, and nothing below");
 
     world.chaos("start ap-south");
-    let listed = async || {
-        let answer = world.run(&["regions", "--json"]).await;
-        let seen: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
-        let own = |view: &&Value| view["seen_from"] == lost;
-        let view = seen["regions"].as_array().and_then(|views| views.iter().find(own).cloned());
-        let sees = view.unwrap_or_default()["sees"].as_array().cloned().unwrap_or_default();
-        let own = sees.into_iter().find(|seen| seen["own"] == true).unwrap_or_default();
-        own["status"].as_str().unwrap_or_default().to_owned()
-    };
-    world.until("it learns that it was fenced", async || listed().await == "fenced").await;
+    world
+        .until("it learns that it was fenced", async || world.own_status(lost).await == "fenced")
+        .await;
     world.entrepot(&["region", "rejoin", lost]);
-    world.until("it is back", async || listed().await == "ready").await;
+    world.until("it is back", async || world.own_status(lost).await == "ready").await;
     assert_eq!(sell_out(&REGIONS).await, ceiling - 5, "what it had left is sold now");
     world.audit().await;
     for region in REGIONS {

@@ -1,8 +1,6 @@
 //! A region's database is put back from an older copy, and then from the one that remembers
 //! (`docs/runbooks/restore.md`).
 
-use serde_json::Value;
-
 use crate::world::{World, card, cart_of};
 
 const REGION: &str = "ap-south";
@@ -12,15 +10,6 @@ async fn a_region_with_an_older_database_stays_out_of_traffic_until_the_newest_i
     let world = World::enter().await;
     let sku = world.goods("restore", [20, 20, 20]).await;
     let cart = cart_of(&sku, 1, &card("tok_ok"));
-    let status = async || {
-        let answer = world.run(&["regions", "--json"]).await;
-        let seen: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
-        let views = seen["regions"].as_array().cloned().unwrap_or_default();
-        let own = views.into_iter().find(|view| view["seen_from"] == REGION).unwrap_or_default();
-        let sees = own["sees"].as_array().cloned().unwrap_or_default();
-        let own = sees.into_iter().find(|seen| seen["own"] == true).unwrap_or_default();
-        own["status"].as_str().unwrap_or_default().to_owned()
-    };
     world.chaos("kill ap-south");
     world.save_database(REGION, "older");
     world.chaos("start ap-south");
@@ -38,7 +27,11 @@ async fn a_region_with_an_older_database_stays_out_of_traffic_until_the_newest_i
     world.save_database(REGION, "newest");
     world.restore_database(REGION, "older");
     world.chaos("start ap-south");
-    world.until("it knows that it was set back", async || status().await == "set_back").await;
+    world
+        .until("it knows that it was set back", async || {
+            world.own_status(REGION).await == "set_back"
+        })
+        .await;
     let resumed = world.run(&["region", "resume", REGION]).await;
     assert_eq!(resumed.status.code(), Some(1));
     let said = String::from_utf8(resumed.stderr).unwrap();

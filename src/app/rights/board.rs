@@ -217,7 +217,7 @@ impl Entry {
         if self.quiet_until_ms.get(&wish.from).is_some_and(|&until| now_ms < until) {
             return None;
         }
-        let rights = standings.get(&own.region).copied().unwrap_or_default().rights;
+        let rights = standings.get(&own.region)?.rights;
         Some((u128::from(rights) * 1_000_000_000 / u128::from(rate), wish))
     }
 

@@ -132,6 +132,17 @@ impl World {
             .is_some_and(|regions| regions.iter().all(|region| region["state"] == "ready"))
     }
 
+    /// What a region says of itself in `entrepot regions`; empty while it can't be asked.
+    pub(crate) async fn own_status(&self, region: &str) -> String {
+        let answer = self.run(&["regions", "--json"]).await;
+        let seen: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
+        let views = seen["regions"].as_array().into_iter().flatten();
+        let view = views.filter(|view| view["seen_from"] == region);
+        let sees = view.filter_map(|view| view["sees"].as_array()).flatten();
+        let mut own = sees.filter(|seen| seen["own"] == true);
+        own.next().and_then(|own| own["status"].as_str()).unwrap_or_default().to_owned()
+    }
+
     /// Runs a command of the project on this deployment, and gives what it printed.
     pub(crate) fn entrepot(&self, arguments: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_entrepot"))
