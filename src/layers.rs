@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replication", &["types", "escrow", "domain"]),
     ("reconcile", &["types", "escrow", "domain", "saga", "replication"]),
     ("ports", &["types", "escrow", "domain", "saga", "replication", "reconcile"]),
-    ("runtime", &["types", "ports"]),
+    ("runtime", &["types", "escrow", "replication", "ports"]),
     ("telemetry", &["types", "replication", "reconcile"]),
     ("config", &["types", "runtime"]),
     (

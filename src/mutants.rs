@@ -128,6 +128,21 @@ faults! {
     AmnesiaPassedOver = "amnesia-passed-over"
         "A region that is shown that its database was set back goes on."
         ["I-01"] Simulator;
+    DoubtPassedOver = "doubt-passed-over"
+        "A region sells before it is known whether its database remembers everything."
+        ["I-01"] Simulator;
+    ForgottenVotesCounted = "forgotten-votes-counted"
+        "An acceptor that began anew goes on from the votes it remembers."
+        [] Unit("sim::memory::rejoin::tests::a_new_incarnation_goes_on_from_what_the_others_voted");
+    OldIncarnationApplied = "old-incarnation-applied"
+        "What an earlier incarnation wrote is applied after a later one was noted."
+        ["I-20"] Simulator;
+    NotToldAgain = "not-told-again"
+        "A new incarnation does not tell again what only it knew."
+        ["I-20"] Simulator;
+    OldHoldsReleased = "old-holds-released"
+        "A new incarnation gives back units that an earlier one had taken."
+        ["I-03", "I-20"] Simulator;
     OwnRowFromOthers = "own-row-from-others"
         "A peer's newer copy of a region's own row is taken in like any other."
         ["I-01", "I-05"] Unit("escrow::ledger::tests::a_newer_own_row_is_evidence_of_amnesia");

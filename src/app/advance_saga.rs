@@ -139,7 +139,10 @@ pub(super) fn cancel(
     }
     for line in &order.order.lines {
         let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
-        for allocation in held {
+        // What an incarnation took that is over counts as sold under its ceiling, for ever.
+        let own = held
+            .filter(|held| held.epoch == workspace.region.epoch || is_on(Mutant::OldHoldsReleased));
+        for allocation in own.collect::<Vec<_>>() {
             let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
             if is_on(Mutant::NeverReleased) {
                 continue;

@@ -103,6 +103,7 @@ impl Command for PlaceOrder {
         let mut fresh = || region.ids.uuid();
         let mut context = PlaceContext {
             region: region.id,
+            epoch: region.epoch,
             now_ms: workspace.now_ms,
             order_id: self.order_id,
             fresh: &mut fresh,

@@ -26,6 +26,7 @@ pub struct Region {
     draining: AtomicBool,
     set_back: AtomicBool,
     fenced: AtomicBool,
+    in_doubt: AtomicBool,
 }
 
 impl Region {
@@ -53,6 +54,7 @@ impl Region {
             draining: AtomicBool::new(false),
             set_back: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
         }
     }
 
@@ -78,10 +80,25 @@ impl Region {
         self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
     }
 
-    /// No new orders are taken: an operator said so, the database was set back, or the others have fenced
-    /// this region.
+    /// No new orders are taken: an operator said so, the database was set back or may have been, or the others have
+    /// fenced this region.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed) || self.is_set_back() || self.is_fenced()
+        self.draining.load(Ordering::Relaxed) || !self.may_write() || self.is_fenced()
+    }
+
+    /// The database remembers everything that it wrote, as far as is known.
+    pub fn may_write(&self) -> bool {
+        !self.is_set_back() && (!self.is_in_doubt() || is_on(Mutant::DoubtPassedOver))
+    }
+
+    /// Whether the database remembers everything is not known yet.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    /// What [`super::Verification`] knows.
+    pub(super) fn set_in_doubt(&self, in_doubt: bool) {
+        self.in_doubt.store(in_doubt, Ordering::Relaxed);
     }
 
     /// The database forgot what this region had written.

@@ -76,6 +76,9 @@ impl SagaRunner {
     /// Takes over what is due: after a crash, and what a provider wanted to be asked about later.
     /// Answers how many it took.
     pub async fn recover(self: &Arc<Self>) -> Result<usize, StoreError> {
+        if !self.region.may_write() {
+            return Ok(0);
+        }
         let now_ms = self.region.clock.wall_ms();
         let room = u32::try_from(self.running.available_permits()).unwrap_or(u32::MAX);
         let room = if is_on(Mutant::NoRecovery) { 0 } else { room };
@@ -203,6 +206,10 @@ impl SagaRunner {
         let maybe_asked = saga.attempts > 0 || age_ms >= self.lease_ms();
         if maybe_asked {
             match self.gateway.look_up(&payment.provider_key).await {
+                // What was to be charged is lost, and it was never asked for.
+                Ok(Authorization::Unknown) if payment.token.is_empty() => {
+                    return Finding::Refused("nothing was ever asked of the provider".to_owned());
+                }
                 Ok(Authorization::Unknown) => {}
                 Ok(known) => return finding(known),
                 Err(error) => return Finding::Unknown(error.to_string()),

@@ -104,7 +104,7 @@ pub struct RegionStatus {
     pub region: RegionId,
     /// This one.
     pub own: bool,
-    /// `ready`, `draining`, `set_back`, `silent`, `one_way` or `never_heard`
+    /// `ready`, `draining`, `set_back`, `in_doubt`, `fenced`, `silent`, `one_way` or `never_heard`
     pub status: &'static str,
     /// What the heartbeats tell; `None` for this region.
     pub view: Option<PeerView>,
@@ -296,6 +296,8 @@ impl App {
     pub fn regions(&self) -> Vec<RegionStatus> {
         let own_status = if self.region.is_set_back() {
             "set_back"
+        } else if self.region.is_in_doubt() {
+            "in_doubt"
         } else if self.region.is_fenced() {
             "fenced"
         } else if self.region.is_draining() {

@@ -4,7 +4,7 @@
 //! - Its database was set back: a peer, or this region's own stream, proves that it wrote more than its
 //!   database remembers (an older backup, a standby that was promoted too early). What it sold since is
 //!   forgotten, so selling on could oversell (I-01). Nobody resumes that: the database that remembers
-//!   must be put back, and brings a record without this stop along.
+//!   is put back, and brings a record without this stop along, or the region begins a new incarnation ([`super::rejoin`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,8 @@ use crate::runtime::TaskSet;
 
 /// What an operator does about a database that was set back.
 const WAY_OUT: &str = "stop the region, put back the database that knows everything it wrote (the newest \
-     backup with its log replayed to the end) and start it again; until then the other regions serve its shoppers";
+     backup with its log replayed to the end) and start it again; where there is none, let the region rejoin as a new \
+     incarnation (`entrepot region rejoin`). Until then the other regions serve its shoppers";
 
 /// See the module.
 pub struct Stops {

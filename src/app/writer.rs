@@ -54,6 +54,9 @@ pub enum WriteError {
     /// The region was fenced. Nothing was written.
     #[error("this region was fenced and writes nothing any more")]
     Fenced,
+    /// The region's database was set back, or may have been. Nothing was written.
+    #[error("this region's database was set back, or may have been: nothing is written")]
+    NotTrusted,
     /// A bug. Nothing was written.
     #[error("{0}")]
     Broken(String),
@@ -197,6 +200,10 @@ impl Group {
         let mut last = String::new();
         let mut in_doubt: Option<StockDeltas> = None;
         for attempt in 0..DECISIONS_MAX {
+            // What is decided on what was forgotten parts from what the others know.
+            if !self.region.may_write() && in_doubt.is_none() {
+                return Err(WriteError::NotTrusted);
+            }
             let mut needs = Needs::default();
             for job in jobs.iter() {
                 job.needs(&mut needs, attempt);

@@ -39,6 +39,7 @@ impl Health for RegionHealth {
         let status = match (works, draining) {
             (false, _) => "not_ready",
             (true, true) if region.is_set_back() => "set_back",
+            (true, true) if region.is_in_doubt() => "in_doubt",
             (true, true) if region.is_fenced() => "fenced",
             (true, true) => "draining",
             (true, false) => "ready",

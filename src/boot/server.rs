@@ -1,6 +1,7 @@
 //! One region's server: what `entrepot serve` runs.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
+use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
-    Signals, Stops, Writer, WriterSettings,
+    Signals, Stops, Verification, Writer, WriterSettings,
 };
 use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
@@ -20,9 +22,11 @@ use crate::escrow::Autonomy;
 use crate::gateways::SimulatorClient;
 use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
-use crate::ports::{Bus, Clock, Ids, Reachability, RegisterStore, RightsStore};
+use crate::ports::{
+    Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RightsStore,
+};
 use crate::replication::Peers;
-use crate::runtime::{RandomIds, SystemClock, TaskSet, Trust};
+use crate::runtime::{FileMarker, RandomIds, SystemClock, TaskSet, Trust};
 use crate::store::{PgRights, PgStore, SchemaState, schema_state};
 use crate::telemetry::metrics::Metrics;
 use crate::types::{Actor, Epoch, RegionId};
@@ -41,11 +45,20 @@ const SUMS_PER_INTERVAL: u32 = 6;
 /// How long a copy may be missing before it counts as lost: I-20's bound.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// Runs one region's server until `stop` is done, then drains.
+/// Why a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its database belongs to a later incarnation: a new process is to be started on it.
+    IncarnationOver,
+}
+
+/// Runs one region's server until `stop` is done, or its incarnation is over, then drains.
 pub async fn run(
     config: RegionConfig,
     stop: tokio_util::sync::CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     check_schema(&config).await?;
     let clock = SystemClock::new();
     let ids: Arc<dyn Ids> = Arc::new(RandomIds::new(clock));
@@ -74,7 +87,9 @@ pub async fn run(
         start.draining,
         start.set_back.as_deref(),
     ));
-    let parts = parts(&config, &tasks, region, &store, stops, start.is_first).await?;
+    let over = Arc::new(AtomicBool::new(false));
+    let end = (Arc::clone(&over), stop.clone());
+    let parts = parts(&config, &tasks, region, &store, stops, start.is_first, end).await?;
     start_workers(&config, &tasks, &parts)?;
 
     let listener = TcpListener::bind(config.http_listen)
@@ -88,7 +103,8 @@ pub async fn run(
         tracing::warn!("work was left when the server stopped; it goes on at the next start");
     }
     store.close().await;
-    Ok(())
+    let is_over = over.load(Ordering::Relaxed);
+    Ok(if is_over { Ended::IncarnationOver } else { Ended::Stopped })
 }
 
 async fn check_schema(config: &RegionConfig) -> anyhow::Result<()> {
@@ -110,6 +126,8 @@ struct Parts {
     rights: Arc<Rights>,
     replication: workers::Replication,
     reconciler: Arc<Reconciler>,
+    rejoin: Arc<Rejoin>,
+    verification: Arc<Verification>,
     metrics: Arc<Metrics>,
     signals: Signals,
 }
@@ -121,6 +139,7 @@ async fn parts(
     store: &PgStore,
     stops: Arc<Stops>,
     is_first: bool,
+    (over, stop): (Arc<AtomicBool>, tokio_util::sync::CancellationToken),
 ) -> anyhow::Result<Parts> {
     let signals = Signals::default();
     let store = Arc::new(store.clone());
@@ -132,6 +151,7 @@ async fn parts(
     let own = Actor { region: config.region, epoch: region.epoch };
     let rows = Arc::new(PgRights::new(store.as_ref().clone(), region.epoch));
     let fenced = rows.fenced().await.context("cannot read who was fenced")?;
+    let latest = rows.incarnations().await.context("cannot read which incarnations there are")?;
     let autonomy = Autonomy {
         units_least: config.escrow.autonomy_units_least.into(),
         time_ms: u64::try_from(config.escrow.autonomy.as_millis())?,
@@ -143,7 +163,7 @@ async fn parts(
     let rights = Arc::new(Rights {
         own,
         store: Arc::clone(&rows) as Arc<dyn RightsStore>,
-        registers: rows,
+        registers: Arc::clone(&rows) as Arc<dyn RegisterStore>,
         bus: Arc::clone(&bus),
         reachability: Arc::new(Heard { peers: Arc::clone(&peers), region: Arc::clone(&region) }),
         clock: Arc::clone(&region.clock),
@@ -153,12 +173,14 @@ async fn parts(
         waiting: Waiting::default(),
         raises: Raises::new(own, autonomy, is_first),
         fenced: Mutex::new(fenced),
+        voters: Mutex::new(Rights::voters_of(&latest)),
+        latest: tokio::sync::RwLock::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
         may_give: {
             let region = Arc::clone(&region);
-            Box::new(move || !region.is_set_back())
+            Box::new(move || region.may_write())
         },
         sums_age: config.replication.digest_interval / SUMS_PER_INTERVAL,
         request_timeout: config.replication.peer_request_timeout,
@@ -229,8 +251,32 @@ async fn parts(
         times: ReconcileTimes { catch_up: CATCH_UP, saga_stuck: orders.saga_stuck },
         progress: Mutex::default(),
     });
+    let ended = move || {
+        over.store(true, Ordering::Relaxed);
+        stop.cancel();
+    };
+    let marker = config.marker_file.clone().map(FileMarker::new);
+    let verification = Arc::new(Verification::begin(
+        Arc::clone(&region),
+        Arc::clone(&rights),
+        Arc::clone(&rows) as Arc<dyn RejoinStore>,
+        Arc::clone(&stops),
+        marker.map(|marker| Arc::new(marker) as Arc<dyn Marker>),
+        Box::new(ended.clone()),
+    ));
+    verification.look().await;
+    let rejoin = Arc::new(Rejoin {
+        region: Arc::clone(&region),
+        rights: Arc::clone(&rights),
+        store: rows,
+        log: store.clone(),
+        reader: store.clone(),
+        bus: Arc::clone(&bus),
+        alone: tokio::sync::Mutex::default(),
+        on_begun: Box::new(ended),
+    });
     let replication = workers::Replication { region, bus, store, peers, stops };
-    Ok(Parts { app, rights, replication, reconciler, metrics, signals })
+    Ok(Parts { app, rights, replication, reconciler, rejoin, verification, metrics, signals })
 }
 
 async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
@@ -241,7 +287,9 @@ async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
 }
 
 fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyhow::Result<()> {
-    let Parts { app, rights, replication, reconciler, signals, .. } = parts;
+    let Parts { app, rights, replication, reconciler, rejoin, signals, .. } = parts;
+    let looking = workers::verification(Arc::clone(&parts.verification), tasks.stopping());
+    tasks.spawn("verification", looking);
     let stop = || tasks.stopping();
     tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop()));
     tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop()));
@@ -267,6 +315,15 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
     let (bus, until) = (Arc::clone(&replication.bus), stop());
     let serving = async move { bus.serve(RECONCILE_REQUEST, asked, until).await };
     tasks.spawn("reconciliation server", serving);
+    let asked = Arc::new(RejoinHandler {
+        region: Arc::clone(&rejoin.region),
+        rights: Arc::clone(rights),
+        store: Arc::clone(&rejoin.store),
+        reader: Arc::clone(&rejoin.reader),
+    });
+    let (bus, until) = (Arc::clone(&replication.bus), stop());
+    let serving = async move { bus.serve(REJOIN, asked, until).await };
+    tasks.spawn("rejoin server", serving);
     let (bus, stop) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
     Ok(())
@@ -318,6 +375,8 @@ fn context(
         app: Arc::clone(&parts.app),
         rights: Some(Arc::clone(&parts.rights)),
         reconciler: Some(Arc::clone(&parts.reconciler)),
+        rejoin: Some(Arc::clone(&parts.rejoin)),
+        verification: Some(Arc::clone(&parts.verification)),
         outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),
         webhook_secrets: BTreeMap::from([("simulator".to_owned(), webhook_secret)]),

@@ -5,6 +5,7 @@
 //! know what a region says that the load balancer has already given up.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
@@ -18,6 +19,10 @@ use crate::types::RegionId;
 
 /// Ran, and found something wrong.
 const FOUND_SOMETHING: u8 = 2;
+/// How long a server may take to start again.
+const BEGUN_WITHIN: Duration = Duration::from_mins(1);
+/// Between looks.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Shows every region as every other sees it: state, epoch, replication lag, watermark, and how many units it may
 /// still sell alone.
@@ -49,11 +54,12 @@ pub(super) struct Args {
 enum Lever {
     /// New orders are refused, the load balancer turns away, open work finishes.
     Drain(LeverArgs),
-    /// A drained region takes orders again.
+    /// A drained region takes orders again. One that is in doubt whether its database remembers everything trusts it
+    /// on your word.
     Resume(LeverArgs),
     /// Declares a region dead: the others take over what it had not sold.
     Fence(LeverArgs),
-    /// A fenced region comes back.
+    /// A fenced region comes back; one whose database was set back begins a new incarnation.
     Rejoin(LeverArgs),
 }
 
@@ -181,7 +187,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         report(args.json, &json!({"region": region, "would": name, "status": status}));
         return Ok(ExitCode::SUCCESS);
     }
-    let path = format!("/api/v1/admin/regions/{region}/{name}");
+    report(args.json, &pull(&target, name, region, asked).await?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pulls a lever at the server of `asked`, and waits until that is done. Answers what there is to tell.
+async fn pull(
+    target: &Target,
+    lever: &str,
+    region: RegionId,
+    asked: RegionId,
+) -> anyhow::Result<Value> {
+    let path = format!("/api/v1/admin/regions/{region}/{lever}");
     let call = Call {
         method: Method::POST,
         path: &path,
@@ -189,15 +206,64 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         idempotency_key: None,
         body: Bytes::new(),
     };
-    let answer: Value = server_of(&target, asked)?.send(call).await?.expect(&path)?;
-    let mut result = json!({"region": region, "status": answer["status"]});
+    let answer: Value = server_of(target, asked)?.send(call).await?.expect(&path)?;
+    let mut status = answer["status"].clone();
+    if status == "rejoining" {
+        status = until_begun(target, region, &answer["epoch"]).await?;
+    }
+    let mut result = json!({"region": region, "status": status});
     for name in ["taken_over", "stranded_units"] {
         if let Some(value) = answer.get(name) {
             result[name] = value.clone();
         }
     }
-    report(args.json, &result);
-    Ok(ExitCode::SUCCESS)
+    Ok(result)
+}
+
+/// Has a survivor take over from a region.
+pub(super) async fn fence(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    let asked = survivor(target, region).await?;
+    pull(target, "fence", region, asked).await.map(drop)
+}
+
+/// Waits until a region says that its database was set back, and has it begin anew.
+pub(super) async fn begin_anew(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    let set_back = async {
+        loop {
+            let view = look(target, region).await;
+            let mut own = view.sees.iter().filter(|seen| seen["own"] == true);
+            if own.any(|own| own["status"] == "set_back") {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(BEGUN_WITHIN, set_back).await.map_err(|_| {
+        anyhow::anyhow!("{region} does not say that its database was set back; is it started?")
+    })?;
+    pull(target, "rejoin", region, region).await.map(drop)
+}
+
+/// Waits until a region that begins anew is there again. Answers its status.
+async fn until_begun(target: &Target, region: RegionId, epoch: &Value) -> anyhow::Result<Value> {
+    let begun = async {
+        loop {
+            let view = look(target, region).await;
+            let own = view.sees.into_iter().find(|seen| seen["own"] == true);
+            let is_there = |own: &Value| own["epoch"] == *epoch && own["status"] != "in_doubt";
+            if let Some(own) = own.filter(is_there) {
+                return own["status"].clone();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(BEGUN_WITHIN, begun).await.map_err(|_| {
+        anyhow::anyhow!(
+            "{region} has begun incarnation {epoch}, but its server is not there again after {} s: see that it is \
+             started, and look at its log",
+            BEGUN_WITHIN.as_secs()
+        )
+    })
 }
 
 /// A region that can fence another one: the first other that answers.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::boot::server::Ended;
 use crate::config::Config;
 use crate::runtime::{environment, spawn_named};
 use crate::telemetry::{self, LogFormat};
@@ -42,6 +43,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::info!("stopping");
         stopper.cancel();
     }));
-    crate::boot::server::run(config, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    match crate::boot::server::run(config, stop).await? {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        // No success: whoever watches over the process is to start it again.
+        Ended::IncarnationOver => anyhow::bail!(
+            "a new incarnation of {} has begun: its server is to be started again",
+            args.region
+        ),
+    }
 }

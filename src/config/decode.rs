@@ -250,7 +250,7 @@ fn read_region(mut section: Section<'_>, files: &Files<'_>, report: &Report<'_>)
 }
 
 /// Any of these in a `[[regions]]` means that this file runs the region, and needs the rest.
-const SERVER_KEYS: [&str; 12] = [
+const SERVER_KEYS: [&str; 13] = [
     "http_listen",
     "http_url",
     "database_url",
@@ -262,6 +262,7 @@ const SERVER_KEYS: [&str; 12] = [
     "nats_user",
     "nats_password_file",
     "nats_credentials_file",
+    "marker_file",
     "peers",
 ];
 
@@ -289,6 +290,7 @@ fn read_server(
     let database_connections =
         section.count("database_connections", DATABASE_CONNECTIONS, 4..=1_000);
     let nats = read_nats(section, files, report);
+    let marker_file = section.text_if_any("marker_file").map(|text| files.path(text.get_ref()));
     let mut peers = Vec::new();
     for mut peer in section.sections("peers") {
         let name = peer.parsed::<RegionId>("name");
@@ -307,6 +309,7 @@ fn read_server(
         database,
         database_connections,
         nats: nats?,
+        marker_file,
         peers,
     })
 }

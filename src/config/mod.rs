@@ -150,6 +150,8 @@ pub struct Server {
     pub database_connections: u32,
     /// Its own NATS server.
     pub nats: NatsLocation,
+    /// Where it keeps, outside of its database, how far that is.
+    pub marker_file: Option<PathBuf>,
     /// How it reaches each other region.
     pub peers: Vec<PeerLocation>,
 }

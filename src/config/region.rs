@@ -39,6 +39,9 @@ pub struct RegionConfig {
     pub database_connections: u32,
     /// The region's own NATS server.
     pub nats: NatsAddress,
+    /// Where the server keeps, outside of its database, how far that is; without one every other region has to confirm
+    /// at each start that the database remembers everything.
+    pub marker_file: Option<PathBuf>,
     /// Every other region, in the order of the file.
     pub peers: Vec<Peer>,
     /// Whose tokens count.
@@ -159,6 +162,7 @@ impl Config {
             },
             database_connections: server.database_connections,
             nats: nats_address(&server.nats)?,
+            marker_file: server.marker_file.clone(),
             peers,
             auth: auth.clone(),
             payments_url: payments.url.clone(),

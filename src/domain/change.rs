@@ -30,6 +30,37 @@ pub struct OrderChange {
     pub intent: Option<IntentRecord>,
     /// In order, without a gap.
     pub events: Vec<Event>,
+    /// The home tells the whole order again, as many events a commit: some of them, or all, may be known. Of an
+    /// order that is not told again: empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retold: Vec<usize>,
+}
+
+impl OrderChange {
+    /// The whole of an order, as it was committed.
+    pub fn retelling(
+        order_id: OrderId,
+        intent: Option<IntentRecord>,
+        commits: &[Vec<Event>],
+    ) -> Self {
+        let retold = commits.iter().map(Vec::len).collect();
+        Self { order_id, intent, events: commits.concat(), retold }
+    }
+
+    /// The events as they were committed together; those of an order told again by the commits of then.
+    pub fn commits(&self) -> Vec<&[Event]> {
+        if self.retold.is_empty() {
+            return vec![&self.events];
+        }
+        let mut rest = self.events.as_slice();
+        let mut commits = Vec::with_capacity(self.retold.len());
+        for count in &self.retold {
+            let (commit, behind) = rest.split_at((*count).min(rest.len()));
+            commits.push(commit);
+            rest = behind;
+        }
+        commits
+    }
 }
 
 /// The payload of an envelope.

@@ -21,6 +21,7 @@
 //! | `grant` | what a giver gives |
 //! | `asking` | whom a region asks for missing units, and when it may give up |
 //! | `rate`, `rebalance` | how fast a key sells, and what to move ahead of demand |
+//! | `voter` | whether an acceptor still knows what it voted, and a proposer is still who it says |
 //! | `digest` | how two regions find the rows in which they differ |
 //! | `message` | what they say to each other |
 //!
@@ -40,6 +41,7 @@ mod register;
 mod row;
 #[cfg(test)]
 mod simulation;
+mod voter;
 
 pub use ahead::Autonomy;
 pub use asking::{Asking, Request, SkuRows, Step};
@@ -57,3 +59,4 @@ pub use register::{
     majority, newest,
 };
 pub use row::{Row, UNITS_MAX, Unsound};
+pub use voter::{Asked, Stale, Voted, Voter, Voters, check as check_voters};

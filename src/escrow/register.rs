@@ -177,7 +177,7 @@ pub enum Purpose {
 }
 
 /// What an acceptor has promised of one owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
     /// Nothing under a lower one is stored.
     pub ballot: Ballot,
@@ -209,6 +209,13 @@ impl Promised {
             Purpose::Return => false,
         };
         Ok(Self { ballot, fenced })
+    }
+
+    /// Of two promises of one acceptor, or of two, the later: what an acceptor that forgot its own takes over from
+    /// the others.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        if other.ballot > self.ballot { other } else { self }
     }
 
     /// After a value was stored under `ballot`: it is promised. The owner proposes above a fence only when a

@@ -16,6 +16,10 @@ use crate::types::Actor;
 /// would go beyond is refused, so that no input, however hostile, makes arithmetic wrap.
 pub const UNITS_MAX: u64 = i64::MAX.unsigned_abs();
 
+/// Versions of rows that were put together after their owner forgot. An owner that wrote one key a thousand times
+/// a second for three months would come here by itself.
+const BURIED_FROM: u64 = 1 << 33;
+
 /// The cells that one region replicates of one key. All grow only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -97,6 +101,38 @@ impl Row {
         };
         let cells = if self.version >= other.version { self } else { other.clone() };
         Self { chosen, ..cells }
+    }
+
+    /// The last row of an owner whose database was set back: of every cell the most that anybody has heard of,
+    /// and with that no more than was true. Written by the region's next incarnation, under a version that no
+    /// message on its way can reach; nothing is ever sold or given under it again.
+    ///
+    /// `copies` are all that are known, the forgetful owner's own included.
+    pub fn buried(owner: Actor, copies: impl IntoIterator<Item = Self>) -> Self {
+        let mut last = Self::new(owner);
+        for copy in copies {
+            last.version = last.version.max(copy.version);
+            last.received = last.received.max(copy.received);
+            last.spent = last.spent.max(copy.spent);
+            last.released = last.released.max(copy.released);
+            last.withdrawn = last.withdrawn.max(copy.withdrawn);
+            for (actor, units) in copy.granted {
+                let granted = last.granted.entry(actor).or_insert(0);
+                *granted = units.max(*granted);
+            }
+            if copy.chosen.place() > last.chosen.place() {
+                last.chosen = copy.chosen;
+            }
+        }
+        // Two histories may have released more than either has spent.
+        last.released = last.released.min(last.spent);
+        last.version = last.version.saturating_add(BURIED_FROM);
+        last
+    }
+
+    /// The owner's incarnation is over, and what is known of it was put together.
+    pub fn is_buried(&self) -> bool {
+        self.version >= BURIED_FROM
     }
 
     /// What the owner gave to `actor`.

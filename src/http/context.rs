@@ -17,7 +17,9 @@ use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
 use crate::app::App;
+use crate::app::Verification;
 use crate::app::reconcile::Reconciler;
+use crate::app::rejoin::Rejoin;
 use crate::app::rights::Rights;
 use crate::gateways::webhook;
 
@@ -39,7 +41,7 @@ pub struct Dependency {
 /// Whether the region is fit for traffic, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct HealthReport {
-    /// `ready`, `draining`, `set_back` or `not_ready`.
+    /// `ready`, `draining`, `set_back`, `in_doubt`, `fenced` or `not_ready`.
     pub status: String,
     /// Whether the load balancer may send traffic.
     pub ready: bool,
@@ -74,6 +76,10 @@ pub struct ContextParts {
     pub rights: Option<Arc<Rights>>,
     /// Knows where this region's outbox ends; `None` where there are no other regions.
     pub outbox: Option<Arc<dyn ReplicationStore>>,
+    /// Begins a new incarnation; `None` where there are no other regions.
+    pub rejoin: Option<Arc<Rejoin>>,
+    /// Knows whether the database is to be trusted; `None` where there are no other regions.
+    pub verification: Option<Arc<Verification>>,
     /// Compares what must agree; `None` where there are no other regions.
     pub reconciler: Option<Arc<Reconciler>>,
     /// Asks the other regions.

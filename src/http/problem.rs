@@ -61,7 +61,9 @@ codes! {
     InsufficientRights = "insufficient_rights" CONFLICT "Not enough rights" "The region has fewer rights to spare than the transfer asks for. Nothing was moved.";
     AlreadyExists = "already_exists" CONFLICT "It exists already" "Something with this id exists and differs. Nothing was changed; use PATCH to change it.";
     ChannelRefTaken = "channel_ref_taken" CONFLICT "The reference is taken" "`channel_order_ref` names an order in this channel that is another customer's. Nothing was done; order with another reference.";
-    RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back.";
+    RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back, or the region rejoins as a new incarnation.";
+    RejoinUnderWay = "rejoin_under_way" CONFLICT "The region is rejoining" "A new incarnation of the region is being prepared. Nothing else was begun; look at the status of the region.";
+    RejoinRefused = "rejoin_refused" CONFLICT "The region can't rejoin as it is" "What the regions know of an order can't be put together. The region stays out of traffic; the detail names the order, and a person has to look at it.";
     NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. Nothing was done.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";
     PreconditionFailed = "precondition_failed" PRECONDITION_FAILED "It changed meanwhile" "If-Match names an older version. Read it again, decide again.";
@@ -78,6 +80,7 @@ codes! {
     RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region, or its database was set back. Nothing was done; the load balancer sends a new try to another region.";
     HomeRegionUnavailable = "home_region_unavailable" SERVICE_UNAVAILABLE "The home region does not answer" "Only the home region can do this and it can't be reached. Repeat it with the same Idempotency-Key after Retry-After.";
     NoMajority = "no_majority" SERVICE_UNAVAILABLE "Too few regions can be reached" "A majority of the regions must agree to this. What was agreed on by then stands; repeat it when more regions can be reached.";
+    EveryRegionNeeded = "every_region_needed" SERVICE_UNAVAILABLE "Not every region answers" "A region whose database was set back asks every other one what it knows before it begins anew. No new incarnation has begun; repeat it when all can be reached.";
     DependencyUnavailable = "dependency_unavailable" SERVICE_UNAVAILABLE "A dependency does not answer" "The database or a provider does not answer. Repeat it with the same Idempotency-Key after Retry-After.";
     Overloaded = "overloaded" SERVICE_UNAVAILABLE "Too busy" "A queue is full. Nothing was done; try again after Retry-After.";
 }

@@ -299,6 +299,8 @@ impl Fixture {
             rights: None,
             outbox: None,
             reconciler: None,
+            rejoin: None,
+            verification: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),
             order_wait: Duration::from_secs(10),

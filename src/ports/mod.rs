@@ -2,9 +2,11 @@
 
 mod bus;
 mod escrow;
+mod marker;
 mod payments;
 mod reconcile;
 mod registers;
+mod rejoin;
 mod replication;
 mod rights;
 pub mod store;
@@ -12,12 +14,14 @@ mod time;
 
 pub use bus::{Acknowledge, Bus, BusError, Delivery, RequestHandler, RequestKind};
 pub use escrow::{Credit, Given, MergeReport, Moved, Reachability, RightsStore, SkuLedgers};
+pub use marker::{Mark, Marker, MarkerError};
 pub use payments::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
 pub use reconcile::{
     Claim, ClaimCursor, ClaimsPage, LedgerEntry, LedgerPage, Part, PaymentLedger, ReconcileStore,
     ScannedOrder, Snapshot, Turn,
 };
 pub use registers::RegisterStore;
+pub use rejoin::{Beginning, Learned, RejoinStore};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise};
+use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Voted};
 use crate::types::{Actor, Epoch, RegionId};
 
 /// This region's database as an acceptor for every owner, and what it knows to be chosen.
@@ -17,11 +17,11 @@ pub trait RegisterStore: Send + Sync {
     /// What was promised of an owner's registers; the ballot of birth where nobody ever asked.
     async fn promised(&self, owner: Actor) -> Result<Ballot, StoreError>;
 
-    /// Promises, and reads what is stored.
-    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError>;
+    /// Promises, and reads what is stored. Counts as a vote.
+    async fn prepare(&self, request: &Prepare) -> Result<Voted<Promise>, StoreError>;
 
-    /// Stores values. Either all of a message are looked at key by key, or none is stored.
-    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError>;
+    /// Stores values. Either all of a message are looked at key by key, or none is stored. Counts as a vote.
+    async fn accept(&self, request: &Accept) -> Result<Voted<Accepted>, StoreError>;
 
     /// Notes what a majority has stored; what is known to be chosen later stays. Of the own register that raises
     /// the ceiling of this region's sales.

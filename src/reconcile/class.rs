@@ -82,7 +82,7 @@ classes! {
         => "pull the owner's rows";
     RightsForgotten = "rights_forgotten" NothingLost ByHand
         "A copy of a row of rights is newer than its owner's own row."
-        => "the owner's database was set back: take the region out of traffic and put back the database that remembers";
+        => "the owner's database was set back: put back the database that remembers, or let the region rejoin (docs/runbooks/restore.md)";
     OrderCopyMissing = "order_copy_missing" ReplicationComplete Safe
         "A region has applied all that the home wrote, and yet lacks the copy of an order."
         => "pull the order and its events from its home";
@@ -91,7 +91,7 @@ classes! {
         => "pull the order from its home";
     OrderForgotten = "order_forgotten" NothingLost ByHand
         "A copy of an order is newer than the order at its home, or its home does not know the order."
-        => "the home's database was set back: take the region out of traffic and put back the database that remembers";
+        => "the home's database was set back: put back the database that remembers, or let the region rejoin (docs/runbooks/restore.md)";
     OrderUnreadable = "order_unreadable" FoldGivesState ByHand
         "The document or an event of an order can't be read."
         => "restore the document from the events, or the events from another region's copy";
@@ -139,7 +139,7 @@ classes! {
         => "the copies of its orders are compared beside it, and pulled; restore the inbox row from the origin's outbox";
     InboxUnknownToOrigin = "inbox_unknown_to_origin" NothingLost ByHand
         "A peer has applied an envelope that its origin does not have."
-        => "the origin's outbox lost a row or its database was set back: take the region out of traffic and restore it";
+        => "the origin's outbox lost a row or its database was set back: put back the database that remembers, or let the region rejoin (docs/runbooks/restore.md)";
     EnvelopeDiffers = "envelope_differs" ReplicationComplete ByHand
         "A peer has applied another envelope than its origin holds at this place."
         => "find out which of the two was changed, and restore it";

@@ -81,20 +81,22 @@ impl Balance {
     }
 }
 
-/// I-03: units that orders of this region hold, by key. Takes in only the keys of some buckets, so that memory
+/// I-03: units that orders of this region's present incarnation hold, by key: what an earlier one sold counts as sold for
+/// ever, under a row that was put together. Takes in only the keys of some buckets, so that memory
 /// has a bound: a scan of all orders is made for each part.
 #[derive(Debug)]
 pub struct Holdings {
+    own: Actor,
     buckets: std::ops::Range<u8>,
     held: BTreeMap<StockKey, i64>,
 }
 
 impl Holdings {
     /// Part `part` of `parts`.
-    pub fn of_part(part: u8, parts: u8) -> Self {
+    pub fn of_part(own: Actor, part: u8, parts: u8) -> Self {
         let at = |part: u8| u16::from(part) * u16::from(BUCKETS) / u16::from(parts.max(1));
         let edge = |part: u8| u8::try_from(at(part)).unwrap_or(BUCKETS);
-        Self { buckets: edge(part)..edge(part + 1), held: BTreeMap::new() }
+        Self { own, buckets: edge(part)..edge(part + 1), held: BTreeMap::new() }
     }
 
     /// Into how many parts so many keys are cut, if each part may have `keys_max`.
@@ -111,7 +113,7 @@ impl Holdings {
     pub fn add(&mut self, order: &Order) {
         for line in &order.lines {
             let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
-            for allocation in held {
+            for allocation in held.filter(|held| held.epoch == self.own.epoch) {
                 let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
                 if self.covers(&key) {
                     *self.held.entry(key).or_default() += i64::from(allocation.quantity);
@@ -122,7 +124,7 @@ impl Holdings {
 
     /// Compares with an own row of rights of the same snapshot.
     pub fn settle(&mut self, line: &RightsLine) -> Option<Flaw> {
-        if !self.covers(&line.key) {
+        if line.owner != self.own || !self.covers(&line.key) {
             return None;
         }
         let held = self.held.remove(&line.key).unwrap_or(0);
@@ -226,7 +228,7 @@ mod tests {
             expected.retain(|_, difference| *difference != 0);
             let mut found = Vec::new();
             for part in 0..parts {
-                let mut holdings = Holdings::of_part(part, parts);
+                let mut holdings = Holdings::of_part(line(key(0), "a", 0, 0).owner, part, parts);
                 for units in &orders {
                     holdings.add(&order(units));
                 }

@@ -16,6 +16,7 @@
 //! * [`Envelope`]: one commit group of one region, and its form on the wire.
 //! * [`Inbound`]: one origin's envelopes, from any order and any number of copies to a clean run.
 //! * [`Heartbeat`] and [`Peers`]: who is heard, who hears us, how far behind every copy is.
+//! * [`rejoin`]: what a region whose database was set back asks the others.
 //! * [`PullRequest`] and [`PullAnswer`]: gap repair from the origin's outbox.
 
 mod envelope;
@@ -23,6 +24,7 @@ mod heartbeat;
 mod inbound;
 mod peers;
 mod pull;
+pub mod rejoin;
 
 pub use envelope::{
     Envelope, EnvelopeError, NewEnvelope, PAYLOAD_BYTES_MAX, Position, SCHEMA_VERSION, event_hash,

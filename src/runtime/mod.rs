@@ -5,11 +5,13 @@
 
 mod clock;
 mod ids;
+mod marker;
 mod tasks;
 mod trust;
 
 pub use clock::SystemClock;
 pub use ids::{RandomIds, secret_bytes};
+pub use marker::FileMarker;
 pub use tasks::{TaskSet, spawn_named};
 #[cfg(test)]
 pub(crate) use trust::tls_front_of;

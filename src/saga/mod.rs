@@ -20,6 +20,7 @@ pub use place_order::{
 use serde::{Deserialize, Serialize};
 
 use crate::domain::order::place::PaymentIntent;
+use crate::domain::order::{Order, OrderStatus};
 use crate::types::{OrderId, SagaId};
 
 /// Where a saga stands.
@@ -127,6 +128,42 @@ pub struct SagaRecord {
 }
 
 impl SagaRecord {
+    /// The saga of an order whose own was lost with a database: where the order is decided, ended, so that it can be taken
+    /// up again like any other. Whether money is held for an undecided one only the provider knows; what it was to be
+    /// charged with is lost, so nothing new is asked of it.
+    pub fn taken_up(order: &Order, now_ms: u64) -> Self {
+        let (state, step) = match order.status() {
+            OrderStatus::Pending => (SagaState::Running, Step::Authorize),
+            OrderStatus::Cancelled => (SagaState::Compensated, Step::Cancel),
+            OrderStatus::Confirmed => (SagaState::Completed, Step::Confirm),
+        };
+        let payments = order.payments.iter().map(|payment| PaymentIntent {
+            payment_id: payment.id,
+            provider_key: payment.provider_key.clone(),
+            method: payment.method.clone(),
+            token: String::new(),
+            amount_minor: payment.amount_minor,
+        });
+        Self {
+            id: SagaId(order.id.0),
+            order_id: order.id,
+            state,
+            step,
+            attempts: 1,
+            log: vec![LogEntry {
+                step: Step::Reserve,
+                result: "taken up".to_owned(),
+                at_ms: now_ms,
+            }],
+            payments: payments.collect(),
+            reason: None,
+            created_at_ms: order.created_at_ms,
+            updated_at_ms: now_ms,
+            due_at_ms: now_ms,
+            version: 1,
+        }
+    }
+
     /// Notes what came of a step. Old entries give way beyond [`LOG_ENTRIES_MAX`], the first one stays.
     pub fn note(&mut self, step: Step, result: impl Into<String>, at_ms: u64) {
         if self.log.len() >= LOG_ENTRIES_MAX {

@@ -9,21 +9,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::catalogue::{Node, Product};
+use crate::domain::change::Change;
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{
     Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
-    TransferRequest,
+    TransferRequest, Voted,
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
-    Applied, ChangeSet, CommitError, Committed, Credit, Given, MergeReport, Moved, Needs, Reader,
-    RegisterStore, ReplicationError, ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp,
-    StopStore, Store, StoreError, View,
+    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Given, Learned, Mark,
+    MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
+    ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore, Store, StoreError,
+    View,
 };
+use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
-use crate::types::{Actor, Epoch, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId};
+use crate::types::{
+    Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId,
+};
 
 use super::checks::granted;
 use super::dice::Dice;
@@ -330,8 +335,10 @@ impl StopStore for Database {
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError> {
         self.reads().await?;
         self.note(format_args!("was set back: {proof}"));
+        // A process whose incarnation is over stops alone: the database is that of the next one.
+        self.memory.set_back(epoch, proof).await?;
         self.shared.checks.noticed(self.region());
-        self.memory.set_back(epoch, proof).await
+        Ok(())
     }
 }
 
@@ -498,7 +505,7 @@ impl RegisterStore for Database {
         RegisterStore::promised(&self.rights, owner).await
     }
 
-    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError> {
+    async fn prepare(&self, request: &Prepare) -> Result<Voted<Promise>, StoreError> {
         let breaks = self.writes().await?;
         let promise = self.rights.prepare(request).await?;
         let (owner, ballot) = (request.owner, request.ballot);
@@ -507,7 +514,7 @@ impl RegisterStore for Database {
             Purpose::Fence => "a fence of ",
             Purpose::Return => "the return of ",
         };
-        let refused = if matches!(promise, Promise::Refused { .. }) {
+        let refused = if matches!(promise.answer, Promise::Refused { .. }) {
             "does not promise"
         } else {
             "promises"
@@ -517,7 +524,7 @@ impl RegisterStore for Database {
         Ok(promise)
     }
 
-    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError> {
+    async fn accept(&self, request: &Accept) -> Result<Voted<Accepted>, StoreError> {
         let breaks = self.writes().await?;
         let accepted = self.rights.accept(request).await?;
         self.answers(breaks).await?;
@@ -549,5 +556,126 @@ impl RegisterStore for Database {
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {
         self.reads().await?;
         self.rights.fenced().await
+    }
+}
+
+#[async_trait]
+impl RejoinStore for Database {
+    async fn incarnations(&self) -> Result<BTreeMap<RegionId, Epoch>, StoreError> {
+        self.reads().await?;
+        self.rights.incarnations().await
+    }
+
+    async fn mark(&self) -> Result<Mark, StoreError> {
+        self.reads().await?;
+        self.rights.mark().await
+    }
+
+    async fn applied(&self, origin: RegionId) -> Result<Option<Position>, StoreError> {
+        self.reads().await?;
+        self.rights.applied(origin).await
+    }
+
+    async fn note_incarnation(&self, region: RegionId, epoch: Epoch) -> Result<Epoch, StoreError> {
+        let breaks = self.writes().await?;
+        let before = self.rights.note_incarnation(region, epoch).await?;
+        self.note(format_args!("notes incarnation {epoch} of {region} after {before}"));
+        self.shared.checks.noted(self.region(), region, epoch);
+        self.answers(breaks).await?;
+        Ok(before)
+    }
+
+    async fn votes(
+        &self,
+        after: Option<&(Actor, StockKey)>,
+        limit: usize,
+    ) -> Result<Votes, StoreError> {
+        self.reads().await?;
+        self.rights.votes(after, limit).await
+    }
+
+    async fn rows_of(
+        &self,
+        region: RegionId,
+        after: Option<&(StockKey, Epoch)>,
+        limit: usize,
+    ) -> Result<Vec<KeyedRow>, StoreError> {
+        self.reads().await?;
+        self.rights.rows_of(region, after, limit).await
+    }
+
+    async fn marks(
+        &self,
+        home: RegionId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderMark>, StoreError> {
+        self.reads().await?;
+        self.rights.marks(home, after, limit).await
+    }
+
+    async fn histories(&self, home: RegionId, ids: &[OrderId]) -> Result<Vec<History>, StoreError> {
+        self.reads().await?;
+        self.rights.histories(home, ids).await
+    }
+
+    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
+        let breaks = self.writes().await?;
+        let learned = self.rights.learn(orders).await?;
+        self.note(format_args!("learns {} of its orders: {learned}", orders.len()));
+        self.answers(breaks).await?;
+        Ok(learned)
+    }
+
+    async fn abandoned(
+        &self,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderRecord>, StoreError> {
+        self.reads().await?;
+        self.rights.abandoned(after, limit).await
+    }
+
+    async fn add_sagas(&self, sagas: &[SagaRecord]) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.add_sagas(sagas).await?;
+        self.answers(breaks).await
+    }
+
+    async fn take_catalogue(&self, products: &[Product], nodes: &[Node]) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.take_catalogue(products, nodes).await?;
+        self.answers(breaks).await
+    }
+
+    async fn forget_telling(&self) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.forget_telling().await?;
+        self.answers(breaks).await
+    }
+
+    async fn tell(
+        &self,
+        epoch: Epoch,
+        changes: Vec<Change>,
+        hlc: HlcTimestamp,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.note(format_args!("will tell {} changes in incarnation {epoch}", changes.len()));
+        self.rights.tell(epoch, changes, hlc, now_ms).await?;
+        self.answers(breaks).await
+    }
+
+    async fn begin(&self, beginning: &Beginning) -> Result<bool, StoreError> {
+        let breaks = self.writes().await?;
+        let begun = self.rights.begin(beginning).await?;
+        let (epoch, rows) = (beginning.epoch, beginning.rows.len());
+        self.note(format_args!("begins incarnation {epoch} with {rows} rows of before: {begun}"));
+        if begun {
+            self.shared.checks.reborn(&self.memory);
+        }
+        self.answers(breaks).await?;
+        Ok(begun)
     }
 }

@@ -118,6 +118,13 @@ pub enum Action {
         /// How much it forgets.
         after_ms: u64,
     },
+    /// A region is destroyed with everything it kept, and built again on an empty database.
+    Destroyed {
+        /// Which.
+        region: usize,
+        /// How long it is away.
+        down_ms: u64,
+    },
     /// A region's database is gone, and comes back with everything it had acknowledged.
     DatabaseDown {
         /// Whose.
@@ -276,11 +283,6 @@ impl Plan {
         for _ in 0..renames {
             entries.push(draw.rename(&mut dice));
         }
-        // A database that was set back may have forgotten votes before that is noticed: not covered.
-        let is_set_back = |entry: &Entry| matches!(entry.action, Action::SetBack { .. });
-        if entries.iter().any(is_set_back) {
-            entries.retain(|entry| !matches!(entry.action, Action::Fence { .. }));
-        }
         entries.sort_by_key(|entry| entry.at_ms);
         Self { seed, regions, storm_ms, knobs, stock, entries }
     }
@@ -313,6 +315,7 @@ impl Plan {
                 entry.action,
                 Action::Crash { .. }
                     | Action::SetBack { .. }
+                    | Action::Destroyed { .. }
                     | Action::NextEpoch { .. }
                     | Action::DatabaseDown { .. }
                     | Action::DatabaseSlow { .. }
@@ -355,6 +358,7 @@ impl Action {
             Self::Transfer { from, to, sku, node, .. } => (vec![*from, *to, *node], vec![*sku]),
             Self::Crash { region, .. }
             | Self::SetBack { region, .. }
+            | Self::Destroyed { region, .. }
             | Self::DatabaseDown { region, .. }
             | Self::DatabaseSlow { region, .. }
             | Self::BrokerForgets { region, .. }
@@ -479,7 +483,8 @@ impl Draw {
             }
             13 => Action::Fence { by: to, lost: from },
             14 => Action::NextEpoch { region },
-            12 if dice.chance(500) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
+            12 if dice.chance(200) => Action::Destroyed { region, down_ms: lasts_ms },
+            12 if dice.chance(600) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
             _ if dice.chance(500) => Action::Drain { region, lasts_ms },
             _ => {
                 let (node, units) = (dice.index(self.regions), dice.between(1, 20));

@@ -126,8 +126,6 @@ async fn wait_until(world: &World, at_ms: u64) {
 
 /// Liveness: with nothing broken, everything ends and becomes equal.
 async fn settle(world: &Arc<World>, shoppers: &[JoinHandle<()>]) {
-    let forgot = world.shared.checks.forgot();
-    let memories = world.shared.checks.sound();
     let healed_ms = world.shared.time.now_ms();
     let mut idle_since_ms = None;
     loop {
@@ -138,8 +136,9 @@ async fn settle(world: &Arc<World>, shoppers: &[JoinHandle<()>]) {
         }
         world.rejoin().await;
         let now_ms = world.shared.time.now_ms();
-        if !(shoppers.iter().all(JoinHandle::is_finished) && is_idle(&memories, forgot.is_empty()))
-        {
+        let (forgot, memories) = (checks.forgot(), checks.sound());
+        let has_ended = shoppers.iter().all(JoinHandle::is_finished) && world.is_sure();
+        if !(has_ended && is_idle(&memories, forgot.is_empty())) {
             idle_since_ms = None;
             if now_ms - healed_ms > SAGAS_END_MS {
                 checks.broken(InvariantId::NoSagaWaitsForEver, unfinished(&memories));

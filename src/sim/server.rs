@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
-    Signals, Stops, Writer, WriterSettings,
+    Signals, Stops, Verification, Writer, WriterSettings,
 };
 use crate::escrow::Autonomy;
-use crate::ports::{Bus, Ids, Reachability};
+use crate::ports::{Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore};
 use crate::replication::Peers;
 use crate::runtime::TaskSet;
 use crate::types::{Actor, Epoch, RegionId, RegionNumber};
@@ -23,7 +25,7 @@ use super::bus::{Hub, Port};
 use super::database::{Condition, Database};
 use super::dice::Dice;
 use super::life::Life;
-use super::memory::Memory;
+use super::memory::{Memory, Tables};
 use super::provider::{Gateway, Provider};
 use super::shared::Shared;
 use super::time::{SimClock, SimIds, Skew};
@@ -58,6 +60,8 @@ pub struct Site {
     pub condition: Arc<Condition>,
     /// Its machine's clock.
     pub skew: Arc<Skew>,
+    /// What its servers keep outside of the database.
+    marker: Arc<SimMarker>,
     /// How often a server was started.
     boots: Mutex<u64>,
 }
@@ -82,6 +86,10 @@ pub struct Server {
     pub app: Arc<App>,
     /// Its rights.
     pub rights: Arc<Rights>,
+    /// The way back of a database that was set back.
+    pub rejoin: Arc<Rejoin>,
+    /// Whether its database is to be trusted.
+    pub verification: Arc<Verification>,
     /// Ends when it is killed.
     pub life: Life,
     tasks: TaskSet,
@@ -96,8 +104,21 @@ impl Site {
             memory: Memory::new(region),
             condition: Arc::new(Condition::new(dice)),
             skew: Arc::default(),
+            marker: Arc::default(),
             boots: Mutex::new(0),
         }
+    }
+
+    /// Loses everything.
+    pub fn wipe(&self) {
+        self.memory.wipe();
+        *self.marker.0.lock().expect("no panic while held") = None;
+    }
+
+    /// What its servers kept shows that a copy of its database is old.
+    pub fn marker_tells(&self, backup: &Tables) -> bool {
+        let kept = self.marker.0.lock().expect("no panic while held");
+        kept.as_ref().is_some_and(|kept| kept.head > backup.head())
     }
 
     fn next_boot(&self) -> u64 {
@@ -142,10 +163,16 @@ impl Site {
         let bus: Arc<dyn Bus> =
             Arc::new(Port { hub, own, peers: peers.clone(), life: life.clone() });
         let gateway = Gateway { provider: Arc::clone(&around.provider), life: life.clone() };
-        let begin = (start.is_first, self.memory.tables().registers.fenced());
-        let parts = Parts { region, database, stops, bus, gateway, tasks: tasks.clone(), begin };
-        let (app, rights) = parts.put_together(peers);
-        Server { app, rights, life, tasks }
+        let begin = {
+            let tables = self.memory.tables();
+            let (fenced, latest) = (tables.registers.fenced(), tables.incarnations.clone());
+            Begin { is_first: start.is_first, fenced, latest }
+        };
+        let marker = Arc::new(Kept { life: life.clone(), marker: Arc::clone(&self.marker) });
+        let parts =
+            Parts { region, database, stops, bus, gateway, marker, tasks: tasks.clone(), begin };
+        let (app, rights, rejoin, verification) = parts.put_together(peers);
+        Server { app, rights, rejoin, verification, life, tasks }
     }
 }
 
@@ -163,14 +190,25 @@ struct Parts {
     stops: Arc<Stops>,
     bus: Arc<dyn Bus>,
     gateway: Gateway,
+    marker: Arc<Kept>,
     tasks: TaskSet,
-    /// The first process of its incarnation? And who was fenced.
-    begin: (bool, BTreeSet<Actor>),
+    begin: Begin,
+}
+
+/// What the database says when a process starts.
+struct Begin {
+    /// The first process of its incarnation.
+    is_first: bool,
+    fenced: BTreeSet<Actor>,
+    latest: BTreeMap<RegionId, Epoch>,
 }
 
 impl Parts {
-    fn put_together(self, peers: Vec<RegionId>) -> (Arc<App>, Arc<Rights>) {
-        let Self { region, database, stops, bus, gateway, tasks, begin } = self;
+    fn put_together(
+        self,
+        peers: Vec<RegionId>,
+    ) -> (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>) {
+        let Self { region, database, stops, bus, gateway, marker, tasks, begin } = self;
         let signals = Signals::default();
         let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
         let rights = rights(&region, &database, &stops, &bus, &heard, &signals, begin);
@@ -209,10 +247,32 @@ impl Parts {
             Some(lookup),
             AppSettings { grant_wait: GRANT_WAIT, saga_lease: SAGA_LEASE, saga_stuck: SAGA_STUCK },
         ));
+        let rejoin = Arc::new(Rejoin {
+            region: Arc::clone(&region),
+            rights: Arc::clone(&rights),
+            store: Arc::clone(&database) as Arc<dyn RejoinStore>,
+            log: Arc::clone(&database) as Arc<dyn crate::ports::ReplicationStore>,
+            reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            bus: Arc::clone(&bus),
+            alone: tokio::sync::Mutex::default(),
+            // Who asked for it kills the process and starts another one.
+            on_begun: Box::new(|| {}),
+        });
+        let verification = Arc::new(Verification::begin(
+            Arc::clone(&region),
+            Arc::clone(&rights),
+            Arc::clone(&database) as Arc<dyn RejoinStore>,
+            Arc::clone(&stops),
+            Some(marker),
+            // Who lets an incarnation begin kills the process as well.
+            Box::new(|| {}),
+        ));
+        let looking = workers::verification(Arc::clone(&verification), tasks.stopping());
+        tasks.spawn("verification", looking);
         let replication =
             workers::Replication { region, bus, store: database, peers: heard, stops };
-        start_workers(&tasks, &app, &rights, &replication, &signals);
-        (app, rights)
+        start_workers(&tasks, &app, &rights, &rejoin, &replication, &signals);
+        (app, rights, rejoin, verification)
     }
 }
 
@@ -223,7 +283,7 @@ fn rights(
     bus: &Arc<dyn Bus>,
     heard: &Arc<Mutex<Peers>>,
     signals: &Signals,
-    (is_first, fenced): (bool, BTreeSet<Actor>),
+    Begin { is_first, fenced, latest }: Begin,
 ) -> Arc<Rights> {
     let (alarmed, of_region) = (Arc::clone(stops), Arc::clone(region));
     let fenced_region = Arc::clone(region);
@@ -243,10 +303,12 @@ fn rights(
         waiting: Waiting::default(),
         raises: Raises::new(Actor { region: region.id, epoch: region.epoch }, AUTONOMY, is_first),
         fenced: Mutex::new(fenced),
+        voters: Mutex::new(Rights::voters_of(&latest)),
+        latest: tokio::sync::RwLock::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
-        may_give: Box::new(move || !of_region.is_set_back()),
+        may_give: Box::new(move || of_region.may_write()),
         sums_age: RIGHTS_TIMES.digest_interval / 6,
         request_timeout: REQUEST_TIMEOUT,
         on_amnesia: Box::new(move |proof| alarmed.set_back(proof)),
@@ -257,6 +319,7 @@ fn start_workers(
     tasks: &TaskSet,
     app: &Arc<App>,
     rights: &Arc<Rights>,
+    rejoin: &Arc<Rejoin>,
     replication: &workers::Replication,
     signals: &Signals,
 ) {
@@ -272,8 +335,40 @@ fn start_workers(
         in_flight: Arc::clone(&app.in_flight),
         region: app.region.id,
     });
+    let asked = Arc::new(RejoinHandler {
+        region: Arc::clone(&rejoin.region),
+        rights: Arc::clone(rights),
+        store: Arc::clone(&rejoin.store),
+        reader: Arc::clone(&rejoin.reader),
+    });
+    let (bus, until) = (Arc::clone(&replication.bus), stop());
+    tasks.spawn("rejoin server", async move { bus.serve(REJOIN, asked, until).await });
     let (bus, stop) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
+}
+
+/// A file beside the database.
+#[derive(Default)]
+struct SimMarker(Mutex<Option<Mark>>);
+
+/// The same, as one process sees it.
+struct Kept {
+    life: Life,
+    marker: Arc<SimMarker>,
+}
+
+#[async_trait]
+impl Marker for Kept {
+    async fn read(&self) -> Result<Option<Mark>, MarkerError> {
+        self.life.go_on().await;
+        Ok(self.marker.0.lock().expect("no panic while held").clone())
+    }
+
+    async fn write(&self, mark: &Mark) -> Result<(), MarkerError> {
+        self.life.go_on().await;
+        *self.marker.0.lock().expect("no panic while held") = Some(mark.clone());
+        Ok(())
+    }
 }
 
 /// Peers that the heartbeats show to be there in both directions.

@@ -1,22 +1,22 @@
 //! One world: regions, links, a provider and shoppers, and what happens to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::app::{AdjustStock, Adjustment, Put, PutProduct};
+use crate::app::{AdjustStock, Adjustment, Put, PutProduct, Region};
 use crate::domain::catalogue::{Node, NodeKind, Product};
-use crate::ports::{ChangeSet, Stamp, Store as _};
+use crate::ports::{ChangeSet, RejoinStore as _, Stamp, Store as _};
 use crate::runtime::spawn_named;
 use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey, TransferId};
 
 use super::bus::Hub;
 use super::checks::Checks;
 use super::dice::Dice;
-use super::memory::Tables;
+use super::memory::{MemoryRights, Tables};
 use super::network::Network;
 use super::plan::{Action, Plan, REGIONS};
 use super::provider::Provider;
@@ -111,7 +111,7 @@ impl World {
     async fn stock(&self, plan: &Plan) {
         for (index, site) in self.sites.iter().enumerate() {
             let hlc = HlcTimestamp { wall_ms: 1, logical: 0, region: site.region };
-            let stamp = Stamp { epoch: site.memory.start().epoch, hlc, now_ms: 1 };
+            let stamp = Stamp { epoch: site.memory.tables().head().epoch, hlc, now_ms: 1 };
             let mut changes = ChangeSet::default();
             for (place, shelf) in plan.stock.iter().enumerate() {
                 let key = StockKey { sku: sku(place), node: node(index) };
@@ -210,6 +210,13 @@ impl World {
                 wait(after_ms).await;
                 self.set_back(region, backup);
             }
+            Action::Destroyed { region, down_ms } => {
+                if let Some(server) = self.set_server(region, None) {
+                    server.kill();
+                }
+                wait(down_ms).await;
+                self.build_again(region);
+            }
             Action::DatabaseDown { region, down_ms } => {
                 self.sites[region].condition.set_down(true);
                 wait(down_ms).await;
@@ -243,7 +250,7 @@ impl World {
             }
             Action::ClockJumps { region, by_ms } => self.clock_jumps(region, by_ms),
             Action::Rename { region, sku: place } => self.rename(region, place).await,
-            Action::NextEpoch { region } => self.next_epoch(region),
+            Action::NextEpoch { region } => self.next_epoch(region).await,
             Action::ProviderDown { lasts_ms } => {
                 self.provider.set_down(true);
                 wait(lasts_ms).await;
@@ -273,7 +280,9 @@ impl World {
         let site = &self.sites[region];
         let forgets = {
             let tables = site.memory.tables();
-            tables.head() != backup.head() || tables.rights.rows() != backup.rights.rows()
+            tables.head() != backup.head()
+                || tables.rights.rows() != backup.rights.rows()
+                || tables.registers.voted() != backup.registers.voted()
         };
         if forgets {
             self.shared.checks.forgets(site.region);
@@ -281,7 +290,22 @@ impl World {
             // It wrote nothing since; what it applied since comes again.
             self.shared.checks.applies_again(site.region, &backup.watermarks);
         }
-        site.memory.restore(backup);
+        // A copy of the files, or, where nothing kept shows that it is old, a restore that begins a new history.
+        let is_copy = site.marker_tells(&backup);
+        site.memory.restore(backup, !is_copy);
+        self.start(region);
+    }
+
+    fn build_again(&self, region: usize) {
+        if self.shared.is_healed() {
+            return;
+        }
+        let site = &self.sites[region];
+        if let Some(server) = self.set_server(region, None) {
+            server.kill();
+        }
+        self.shared.checks.forgets(site.region);
+        site.wipe();
         self.start(region);
     }
 
@@ -294,11 +318,20 @@ impl World {
 
     /// Whoever is fenced is told by its database only. What it wrote by then is no measure any more: in the
     /// next epoch nothing of it is anybody's.
-    fn next_epoch(&self, region: usize) {
+    async fn next_epoch(&self, region: usize) {
         let memory = &self.sites[region].memory;
-        let Epoch(epoch) = memory.start().epoch;
-        self.shared.checks.forgets(memory.region());
-        memory.begin_epoch(Epoch(epoch + 1));
+        let (own, Epoch(epoch)) = (memory.region(), memory.tables().head().epoch);
+        let epoch = Epoch(epoch + 1);
+        self.shared.checks.forgets(own);
+        for (index, peer) in self.sites.iter().enumerate().filter(|(index, _)| *index != region) {
+            let store = MemoryRights::new(peer.memory.clone(), peer.memory.tables().head().epoch);
+            store.note_incarnation(own, epoch).await.expect("a database in memory answers");
+            self.shared.checks.noted(peer.region, own, epoch);
+            if let Some(server) = self.server(index) {
+                server.rights.note_incarnation(own, epoch).await;
+            }
+        }
+        memory.begin_epoch(epoch);
     }
 
     async fn rename(&self, region: usize, place: usize) {
@@ -359,8 +392,54 @@ impl World {
         }
     }
 
-    /// Regions that know to have been fenced come back.
-    pub async fn rejoin(&self) {
+    /// Every region knows whether its database remembers everything.
+    pub fn is_sure(&self) -> bool {
+        let regions = self.running();
+        let mut regions = regions.iter().map(|server| &server.app.region);
+        let forgot = self.shared.checks.forgot();
+        regions.all(|region| !region.is_in_doubt() || forgot.contains(&region.id))
+    }
+
+    /// Regions that know to have been fenced come back, and those whose database was set back begin anew.
+    ///
+    /// Where two forgot, neither may: what both knew of each other is lost, and only people can tell.
+    pub async fn rejoin(self: &Arc<Self>) {
+        let running = self.running();
+        let set_back: BTreeSet<RegionId> = running
+            .iter()
+            .map(|server| &server.app.region)
+            .filter(|region| region.is_set_back())
+            .map(|region| region.id)
+            .collect();
+        let forgot = self.shared.checks.forgot();
+        let may_begin = set_back.len() == 1 && forgot.is_subset(&set_back);
+        // Who is in doubt waits for the one that forgot, which waits for everybody: people know which databases are whole.
+        let is_whole = |region: &Region| region.is_in_doubt() && !forgot.contains(&region.id);
+        for server in running.iter().filter(|it| !forgot.is_empty() && is_whole(&it.app.region)) {
+            server.verification.trust();
+        }
+        for (index, site) in self.sites.iter().enumerate() {
+            let Some(server) = self.server(index) else { continue };
+            let is_over = || site.memory.tables().head().epoch > server.app.region.epoch;
+            if may_begin && server.app.region.is_set_back() && !is_over() {
+                let begun = tokio::select! {
+                    biased;
+                    () = server.life.over() => continue,
+                    begun = server.rejoin.begin() => begun,
+                };
+                self.shared.note(REGIONS[index], format_args!("begins anew: {begun:?}"));
+            }
+            // A process ends when its database belongs to a later incarnation.
+            if is_over() {
+                self.set_server(index, None);
+                server.kill();
+                // An incarnation that began of itself told nothing again.
+                if self.shared.checks.forgot().contains(&site.region) {
+                    self.shared.checks.forgets(site.region);
+                }
+                self.start(index);
+            }
+        }
         for server in self.running().iter().filter(|server| server.app.region.is_fenced()) {
             tokio::select! {
                 biased;

@@ -23,14 +23,13 @@ use crate::replication::PAYLOAD_BYTES_MAX;
 use crate::types::{HlcTimestamp, OrderId};
 
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
-use super::{Lease, PgStore, encode, within};
+use super::{Lease, PgStore, encode, sagas, within};
 
 pub(super) const STATEMENTS: &[&str] = &[
     encode::INSERT_ORDERS,
     encode::UPSERT_COPIES,
     encode::UPDATE_ORDERS,
     encode::INSERT_EVENTS,
-    INSERT_SAGAS,
     UPDATE_SAGAS,
     INSERT_INTENTS,
     LOCK_PRODUCTS,
@@ -42,12 +41,6 @@ pub(super) const STATEMENTS: &[&str] = &[
     APPEND_OUTBOX,
     STILL_IN_EPOCH,
 ];
-
-const INSERT_SAGAS: &str = "
-INSERT INTO sagas (saga_id, order_id, state, step, attempts, created_at_ms, updated_at_ms, due_at_ms, version, document)
-SELECT a, b, c, d, e, f, g, h, i, j
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::text[]) AS u(a, b, c, d, e, f, g, h, i, j)";
 
 const UPDATE_SAGAS: &str = "
 UPDATE sagas AS r
@@ -119,7 +112,9 @@ FROM c
 WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner AND r.epoch = c.epoch
   AND r.spent + c.spent - r.released - c.released + r.withdrawn + c.withdrawn + r.granted_total <= r.ceiling
   AND r.released + c.released <= r.spent + c.spent
-  AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn)";
+  AND (c.counted_from IS NULL OR c.counted_from = r.received - r.withdrawn
+        + (SELECT coalesce(sum(b.received - b.withdrawn), 0) FROM rights b
+           WHERE b.sku = r.sku AND b.node = r.node AND b.owner = r.owner AND b.epoch < r.epoch))";
 
 /// No row: this incarnation is over (I-13).
 const APPEND_OUTBOX: &str = "
@@ -333,25 +328,8 @@ async fn write_orders<'a>(
 async fn write_sagas(connection: &mut PgConnection, changes: &ChangeSet) -> Result<(), Problem> {
     let (new, changed): (Vec<_>, Vec<_>) =
         changes.sagas.values().partition(|write| write.expected_version == 0);
-    if !new.is_empty() {
-        let column = |of: fn(&crate::saga::SagaRecord) -> u64| -> Vec<i64> {
-            new.iter().map(|write| signed(of(&write.record))).collect()
-        };
-        let documents = new.iter().map(|write| document(&write.record)).collect::<Vec<_>>();
-        sqlx::query(INSERT_SAGAS)
-            .bind(new.iter().map(|write| write.record.id.0).collect::<Vec<Uuid>>())
-            .bind(new.iter().map(|write| write.record.order_id.0).collect::<Vec<Uuid>>())
-            .bind(new.iter().map(|write| write.record.state.as_str()).collect::<Vec<_>>())
-            .bind(new.iter().map(|write| write.record.step.as_str()).collect::<Vec<_>>())
-            .bind(new.iter().map(|write| attempts(&write.record)).collect::<Vec<_>>())
-            .bind(column(|saga| saga.created_at_ms))
-            .bind(column(|saga| saga.updated_at_ms))
-            .bind(column(|saga| saga.due_at_ms))
-            .bind(column(|saga| saga.version))
-            .bind(documents)
-            .execute(&mut *connection)
-            .await?;
-    }
+    let new: Vec<&crate::saga::SagaRecord> = new.iter().map(|write| &write.record).collect();
+    sagas::insert(connection, &new).await?;
     if !changed.is_empty() {
         let column = |of: fn(&crate::saga::SagaRecord) -> u64| -> Vec<i64> {
             changed.iter().map(|write| signed(of(&write.record))).collect()
@@ -363,7 +341,7 @@ async fn write_sagas(connection: &mut PgConnection, changes: &ChangeSet) -> Resu
             .bind(expected.collect::<Vec<_>>())
             .bind(changed.iter().map(|write| write.record.state.as_str()).collect::<Vec<_>>())
             .bind(changed.iter().map(|write| write.record.step.as_str()).collect::<Vec<_>>())
-            .bind(changed.iter().map(|write| attempts(&write.record)).collect::<Vec<_>>())
+            .bind(changed.iter().map(|write| sagas::attempts(&write.record)).collect::<Vec<_>>())
             .bind(column(|saga| saga.updated_at_ms))
             .bind(column(|saga| saga.due_at_ms))
             .bind(column(|saga| saga.version))
@@ -380,10 +358,6 @@ async fn write_sagas(connection: &mut PgConnection, changes: &ChangeSet) -> Resu
 
 fn document<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("our own types always serialize")
-}
-
-fn attempts(saga: &crate::saga::SagaRecord) -> i32 {
-    i32::try_from(saga.attempts).unwrap_or(i32::MAX)
 }
 
 /// Also used for the intents that come with copies.

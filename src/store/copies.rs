@@ -8,23 +8,24 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::to_raw_value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, OrderChange, Payload};
 use crate::domain::idempotency::IntentRecord;
-use crate::domain::order::{OrderRecord, OrderStatus, fold_copy};
+use crate::domain::order::{Event, OrderRecord, OrderStatus, Relation, fold_copy, relate};
 use crate::mutants::{Mutant, is_on};
 use crate::replication::{Envelope, Position};
 use crate::types::{NodeId, OrderId, RegionId, Sku};
 
 use super::commit::{insert_intents_with, upsert_nodes, upsert_products};
 use super::contests::{self, Claims};
-use super::encode::{self, EventColumns, OrderColumns, order_record};
+use super::encode::{self, EventColumns, OrderColumns, from_json, order_record};
 use super::load;
+use super::rejoin::SET_ASIDE;
 
-pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS];
+pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS, EVENTS_OF];
 
 /// An intent that was copied already stays as it is.
 pub(super) const COPY_INTENTS: &str = "
@@ -33,6 +34,9 @@ SELECT a, b, c, d, e, f, g
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[])
      AS u(a, b, c, d, e, f, g)
 ON CONFLICT DO NOTHING";
+
+const EVENTS_OF: &str = "
+SELECT order_id, events FROM order_events WHERE order_id = ANY($1::uuid[]) ORDER BY order_id, first_seq";
 
 /// Why copies could not be written. Nothing was.
 #[derive(Debug)]
@@ -129,15 +133,41 @@ impl Copies {
             return Ok(());
         }
         let mut records = self.stored(connection).await?;
-        let mut events = EventColumns::default();
+        let mut known = self.histories(connection).await?;
+        let (mut events, mut parted) = (EventColumns::default(), Vec::new());
         for (position, change) in &self.orders {
             let cant = |reason: String| CopyProblem::CantApply {
                 position: *position,
                 reason: format!("order {}: {reason}", change.order_id),
             };
-            let before = records.remove(&change.order_id);
+            let mut before = records.remove(&change.order_id);
             let is_new = before.is_none();
-            let record = fold_copy(before, change.order_id, &change.events)
+            let mut commits = change.commits();
+            if !change.retold.is_empty() {
+                let ours = known.remove(&change.order_id).unwrap_or_default();
+                match relate(&ours, &change.events) {
+                    Relation::Same | Relation::WeKnowMore => commits.clear(),
+                    Relation::TheyKnowMore => {
+                        let is_known = |event: &Event| event.seq <= ours.len() as u64;
+                        for commit in &mut commits {
+                            *commit = &commit[commit.partition_point(is_known)..];
+                        }
+                        commits.retain(|commit| !commit.is_empty());
+                    }
+                    Relation::Parted => {
+                        before = None;
+                        parted.push(change.order_id.0);
+                    }
+                }
+            }
+            let retold;
+            let new = if change.retold.is_empty() {
+                &change.events
+            } else {
+                retold = commits.concat();
+                &retold
+            };
+            let record = fold_copy(before, change.order_id, new)
                 .map_err(|error| cant(error.to_string()))?
                 .ok_or_else(|| cant("no events".to_owned()))?;
             if record.order.home_region != origin && !is_on(Mutant::ForeignOrdersCopied) {
@@ -148,8 +178,14 @@ impl Copies {
                 self.references.push((record.order.channel.clone(), reference));
             }
             records.insert(change.order_id, record);
-            let json = to_raw_value(&change.events).expect("our own type always serializes");
-            events.push(change.order_id, &change.events, json.get().to_owned());
+            for commit in commits {
+                let json = to_raw_value(commit).expect("our own type always serializes");
+                events.push(change.order_id, commit, json.get().to_owned());
+            }
+        }
+        if !parted.is_empty() {
+            tracing::warn!(orders = ?parted, "the home tells another history of these orders: ours is set aside");
+            sqlx::query(SET_ASIDE).bind(parted).execute(&mut *connection).await?;
         }
         // The cancelled ones first: they leave their channel reference to one of the others.
         let (mut cancelled, mut standing) = (OrderColumns::default(), OrderColumns::default());
@@ -164,6 +200,25 @@ impl Copies {
         Ok(())
     }
 
+    /// What is here of the orders that are told again.
+    async fn histories(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<BTreeMap<OrderId, Vec<Event>>, CopyProblem> {
+        let retold = self.orders.iter().filter(|(_, change)| !change.retold.is_empty());
+        let ids: Vec<Uuid> = retold.map(|(_, change)| change.order_id.0).collect();
+        let mut known: BTreeMap<OrderId, Vec<Event>> = BTreeMap::new();
+        if ids.is_empty() {
+            return Ok(known);
+        }
+        let rows = sqlx::query(EVENTS_OF).bind(ids).fetch_all(connection).await?;
+        for row in &rows {
+            let events: Vec<Event> = from_json(row.try_get("events")?)?;
+            known.entry(OrderId(row.try_get("order_id")?)).or_default().extend(events);
+        }
+        Ok(known)
+    }
+
     /// The copies that the batch continues. New orders need not be looked for.
     async fn stored(
         &self,
@@ -171,7 +226,7 @@ impl Copies {
     ) -> Result<BTreeMap<OrderId, OrderRecord>, CopyProblem> {
         let continued = self.orders.iter().filter_map(|(_, change)| {
             let first = change.events.first()?;
-            (first.seq > 1).then_some(change.order_id.0)
+            (first.seq > 1 || !change.retold.is_empty()).then_some(change.order_id.0)
         });
         let mut ids: Vec<Uuid> = continued.collect();
         ids.sort_unstable();

@@ -44,15 +44,16 @@ ORDER BY (n.region = $1) DESC, r.node";
 const NODES: &str = "
 SELECT document FROM nodes WHERE node = ANY($1::text[])";
 
-/// One look-up by primary key a shelf; see the sale in `commit`.
+/// What lies there is what all incarnations received; only the present one's rights can be spent. One look-up by
+/// primary key a shelf; see the sale in `commit`.
 const SHELVES: &str = "
 SELECT u.sku, u.node, r.on_hand, r.spendable
 FROM unnest($2::text[], $3::text[]) AS u(sku, node) CROSS JOIN LATERAL (
-    SELECT r.received - r.withdrawn AS on_hand,
-           r.ceiling - (r.spent - r.released + r.withdrawn + r.granted_total) AS spendable
+    SELECT coalesce(sum(r.received - r.withdrawn), 0)::bigint AS on_hand,
+           coalesce(sum(r.ceiling - (r.spent - r.released + r.withdrawn + r.granted_total))
+                    FILTER (WHERE r.epoch = (SELECT epoch FROM region_identity)), 0)::bigint AS spendable
     FROM rights r WHERE r.sku = u.sku AND r.node = u.node AND r.owner = $1
-      AND r.epoch = (SELECT epoch FROM region_identity)
-    LIMIT 1
+    HAVING count(*) > 0
 ) AS r";
 
 const SAGAS: &str = "
@@ -179,20 +180,18 @@ pub(super) async fn intents<'a>(
         .bind(wanted.map(|intent| intent.key.as_str()).collect::<Vec<_>>())
         .fetch_all(&mut **lease)
         .await?;
-    rows.iter()
-        .map(|row| {
-            let answer: Option<&str> = row.try_get("answer")?;
-            Ok(IntentRecord {
-                intent: IntentKey {
-                    principal: row.try_get("principal")?,
-                    key: row.try_get("key")?,
-                },
-                region: parsed(row, "region")?,
-                body_hash: row.try_get("body_hash")?,
-                order_id: row.try_get::<Option<Uuid>, _>("order_id")?.map(OrderId),
-                answer: answer.map(from_json).transpose()?,
-                first_at_ms: unsigned(row, "first_at_ms")?,
-            })
-        })
-        .collect()
+    rows.iter().map(intent_record).collect()
+}
+
+/// The columns of an intent.
+pub(super) fn intent_record(row: &sqlx::postgres::PgRow) -> Result<IntentRecord, sqlx::Error> {
+    let answer: Option<&str> = row.try_get("answer")?;
+    Ok(IntentRecord {
+        intent: IntentKey { principal: row.try_get("principal")?, key: row.try_get("key")? },
+        region: parsed(row, "region")?,
+        body_hash: row.try_get("body_hash")?,
+        order_id: row.try_get::<Option<Uuid>, _>("order_id")?.map(OrderId),
+        answer: answer.map(from_json).transpose()?,
+        first_at_ms: unsigned(row, "first_at_ms")?,
+    })
 }

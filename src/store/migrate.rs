@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "actors", include_str!("../../migrations/0005_actors.sql")),
     (6, "reconciliations", include_str!("../../migrations/0006_reconciliations.sql")),
     (7, "registers", include_str!("../../migrations/0007_registers.sql")),
+    (8, "incarnations", include_str!("../../migrations/0008_incarnations.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

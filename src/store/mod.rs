@@ -14,6 +14,7 @@ mod migrate;
 mod read;
 mod reconcile;
 mod registers;
+mod rejoin;
 mod replication;
 mod rights;
 mod sagas;
@@ -48,6 +49,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     reconcile::STATEMENTS,
     replication::STATEMENTS,
     registers::STATEMENTS,
+    rejoin::STATEMENTS,
     rights::STATEMENTS,
     sagas::STATEMENTS,
     start::STATEMENTS,

@@ -1,7 +1,8 @@
 //! The registers of ceilings: this database as an acceptor, and what it knows to be chosen.
 //!
 //! Every answer is decided by the pure functions of [`crate::escrow`] under the lock of the owner's promise,
-//! and committed before it is given. These tables and the rights rows are never locked in one transaction.
+//! and committed before it is given. These tables and the rights rows are locked in one transaction only where an
+//! incarnation begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use super::rights::{PgRights, epoch_column, execute, nodes, skus, units_json};
 use super::within;
 use crate::escrow::{
     Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Slot, Value,
-    answer_accept,
+    Voted, Voter, answer_accept,
 };
 use crate::ports::{RegisterStore, StoreError};
 use crate::types::{Actor, Epoch, RegionId, StockKey};
@@ -30,6 +31,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     KEEP_SLOTS,
     FENCED,
     LATEST,
+    COUNT_VOTE,
 ];
 
 const PROMISED: &str = "
@@ -65,9 +67,13 @@ SET ballot_round = excluded.ballot_round, ballot_region = excluded.ballot_region
 
 const FENCED: &str = "SELECT owner, epoch FROM promises WHERE fenced";
 
+/// Last in its transaction: votes of several owners wait for each other here.
+const COUNT_VOTE: &str = "UPDATE region_identity SET votes = votes + 1 RETURNING votes";
+
 const LATEST: &str = "
 SELECT coalesce(max(epoch), 1)
-FROM (SELECT epoch FROM promises WHERE owner = $1 UNION ALL SELECT epoch FROM watermarks WHERE origin = $1) AS known";
+FROM (SELECT epoch FROM promises WHERE owner = $1 UNION ALL SELECT epoch FROM watermarks WHERE origin = $1
+      UNION ALL SELECT epoch FROM incarnations WHERE region = $1) AS known";
 
 #[async_trait]
 impl RegisterStore for PgRights {
@@ -83,14 +89,16 @@ impl RegisterStore for PgRights {
         Ok(promised.map_or_else(|| Ballot::birth(owner.region), |promised| promised.ballot))
     }
 
-    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError> {
+    async fn prepare(&self, request: &Prepare) -> Result<Voted<Promise>, StoreError> {
         let call = async {
             let mut lease = self.store.lease().await?;
             let answer = within(self.store.deadline, async {
                 execute(&mut lease, "BEGIN").await?;
                 let answer = prepare(&mut lease, request).await?;
+                let votes = sqlx::query(COUNT_VOTE).fetch_one(&mut *lease).await?;
+                let votes = unsigned(&votes, "votes")?;
                 execute(&mut lease, "COMMIT").await?;
-                Ok(answer)
+                Ok(Voted { voter: Voter { epoch: self.own.epoch, votes }, answer })
             });
             let answer = answer.await?;
             lease.keep();
@@ -99,14 +107,16 @@ impl RegisterStore for PgRights {
         call.await.map_err(store_error)
     }
 
-    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError> {
+    async fn accept(&self, request: &Accept) -> Result<Voted<Accepted>, StoreError> {
         let call = async {
             let mut lease = self.store.lease().await?;
             let answer = within(self.store.deadline, async {
                 execute(&mut lease, "BEGIN").await?;
                 let answer = accept(&mut lease, request).await?;
+                let votes = sqlx::query(COUNT_VOTE).fetch_one(&mut *lease).await?;
+                let votes = unsigned(&votes, "votes")?;
                 execute(&mut lease, "COMMIT").await?;
-                Ok(answer)
+                Ok(Voted { voter: Voter { epoch: self.own.epoch, votes }, answer })
             });
             let answer = answer.await?;
             lease.keep();
@@ -188,7 +198,7 @@ async fn accept(connection: &mut PgConnection, request: &Accept) -> Result<Accep
     Ok(Accepted::Answered { stored, forked })
 }
 
-async fn lock_promise(
+pub(super) async fn lock_promise(
     connection: &mut PgConnection,
     owner: Actor,
 ) -> Result<Promised, sqlx::Error> {
@@ -200,7 +210,7 @@ async fn lock_promise(
     promised(&of_owner(LOCK_PROMISE, owner).fetch_one(connection).await?)
 }
 
-async fn keep_promise(
+pub(super) async fn keep_promise(
     connection: &mut PgConnection,
     owner: Actor,
     promised: Promised,
@@ -214,7 +224,7 @@ async fn keep_promise(
     Ok(())
 }
 
-async fn read_slots(
+pub(super) async fn read_slots(
     connection: &mut PgConnection,
     owner: Actor,
     keys: &BTreeSet<&StockKey>,
@@ -230,7 +240,7 @@ async fn read_slots(
     rows.iter().map(keyed_slot).collect()
 }
 
-async fn keep_slots(
+pub(super) async fn keep_slots(
     connection: &mut PgConnection,
     owner: Actor,
     slots: &[&KeyedSlot],
@@ -262,7 +272,7 @@ fn round_column(ballot: Ballot) -> i32 {
     i32::try_from(ballot.round).unwrap_or(i32::MAX)
 }
 
-fn promised(row: &PgRow) -> Result<Promised, sqlx::Error> {
+pub(super) fn promised(row: &PgRow) -> Result<Promised, sqlx::Error> {
     Ok(Promised { ballot: ballot(row)?, fenced: row.try_get("fenced")? })
 }
 
@@ -272,14 +282,14 @@ fn ballot(row: &PgRow) -> Result<Ballot, sqlx::Error> {
     Ok(Ballot { round, region: parsed(row, "ballot_region")? })
 }
 
-fn keyed_slot(row: &PgRow) -> Result<(StockKey, Slot), sqlx::Error> {
+pub(super) fn keyed_slot(row: &PgRow) -> Result<(StockKey, Slot), sqlx::Error> {
     let key = StockKey { sku: parsed(row, "sku")?, node: parsed(row, "node")? };
     let credits = from_json(row.try_get("credits")?)?;
     let value = Value { ceiling: unsigned(row, "ceiling")?, credits };
     Ok((key, Slot { ballot: ballot(row)?, sequence: unsigned(row, "sequence")?, value }))
 }
 
-fn actor(row: &PgRow) -> Result<Actor, sqlx::Error> {
+pub(super) fn actor(row: &PgRow) -> Result<Actor, sqlx::Error> {
     let epoch: i32 = row.try_get("epoch")?;
     let epoch = u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     Ok(Actor { region: parsed(row, "owner")?, epoch: Epoch(epoch) })

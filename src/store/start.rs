@@ -13,7 +13,7 @@ const CLAIM_IDENTITY: &str = "
 INSERT INTO region_identity (region, number, epoch) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING";
 
 const COUNT_BOOT: &str = "
-UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, boots, draining, set_back";
+UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, boots, draining, set_back, hlc_floor";
 
 const FIRST_HEAD: &str = "
 INSERT INTO outbox_head (epoch, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
@@ -92,7 +92,8 @@ impl PgStore {
         if !durable {
             return Err(StartError::NotDurable);
         }
-        let floor = stamp.and_then(|stamp| stamp.parse().ok());
+        let learned: Option<String> = identity.try_get("hlc_floor")?;
+        let floor = stamp.max(learned).and_then(|stamp| stamp.parse().ok());
         Ok(Start {
             epoch: Epoch(u32::try_from(epoch).expect("checked by the table")),
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.region)),

@@ -13,6 +13,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs until `stop`.
 pub async fn contested(app: Arc<App>, stop: CancellationToken) {
     super::every(PAUSE, stop, || async {
+        if !app.region.may_write() {
+            return;
+        }
         match settle_contested(app.reader.as_ref(), &app.writer).await {
             Ok(0) => {}
             Ok(yielded) => tracing::info!(yielded, "orders yielded to those of another region"),

@@ -17,12 +17,14 @@ mod row_digest;
 mod row_shipper;
 mod saga_recovery;
 mod stuck_sagas;
+mod verification;
 
 pub use contested::contested;
 pub use reconciliation::reconciliation;
 pub use replication::Replication;
 pub use saga_recovery::saga_recovery;
 pub use stuck_sagas::stuck_sagas;
+pub use verification::verification;
 
 use std::future::Future;
 use std::time::Duration;

@@ -112,10 +112,10 @@ async fn a_table_without_statistics_is_not_read_whole_by_a_sale() {
             plan.iter().filter(|line| line.contains("Index Cond")).collect();
         assert!(!conditions.is_empty(), "{plan:#?}");
         for condition in conditions {
-            let whole_key = ["sku =", "node =", "owner =", "epoch ="]
-                .iter()
-                .all(|part| condition.contains(part));
-            assert!(whole_key, "{condition}\nin {plan:#?}");
+            // All incarnations of one owner, which are a handful.
+            let one_key =
+                ["sku =", "node =", "owner ="].iter().all(|part| condition.contains(part));
+            assert!(one_key, "{condition}\nin {plan:#?}");
         }
     }
 }

@@ -75,17 +75,21 @@ impl Reconciler {
         peer: RegionId,
         kind: Kind,
     ) -> Result<(), Stop> {
-        // Envelopes above the watermark are on their way.
-        let end = match kind {
-            Kind::Envelopes => Some(key_of(self.watermark(peer).await?)),
-            Kind::Orders | Kind::Rights | Kind::Products | Kind::Nodes => None,
+        // Envelopes above the watermark are on their way; those of an incarnation that is over are what its database
+        // forgot, and were told again.
+        let (begin, end) = match kind {
+            Kind::Envelopes => {
+                let watermark = self.watermark(peer).await?;
+                (key_of(Position { sequence: 0, ..watermark }), Some(key_of(watermark)))
+            }
+            Kind::Orders | Kind::Rights | Kind::Products | Kind::Nodes => (String::new(), None),
         };
         let mut suspects = BTreeSet::new();
         let mut after = match scope {
             Scope::Round if kind == Kind::Envelopes => {
-                self.progress().envelopes.get(&peer).cloned().unwrap_or_default()
+                self.progress().envelopes.get(&peer).cloned().unwrap_or_default().max(begin)
             }
-            Scope::Round | Scope::Everything => String::new(),
+            Scope::Round | Scope::Everything => begin,
         };
         let mut is_last = false;
         while !is_last && suspects.len() <= SUSPECTS_MAX {

@@ -54,7 +54,7 @@ impl Reconciler {
         let parts = Holdings::parts(rows.own, KEYS_PER_SCAN);
         let mut counted_on = Vec::new();
         for part in 0..parts {
-            let mut holdings = Holdings::of_part(part, parts);
+            let mut holdings = Holdings::of_part(self.own(), part, parts);
             let readable = self
                 .scan_orders(snapshot.as_mut(), |stored| {
                     if part == 0 {
@@ -79,6 +79,10 @@ impl Reconciler {
         drop(snapshot);
         self.confirm_oversold(report, rows.oversold).await?;
         Ok(counted_on)
+    }
+
+    fn own(&self) -> Actor {
+        Actor { region: self.region.id, epoch: self.region.epoch }
     }
 
     /// Reads all own orders once. `false`: one can't be read.
@@ -172,7 +176,7 @@ impl Reconciler {
             let page = snapshot.rights(after.as_ref(), RIGHTS_PER_PAGE).await?;
             for line in &page {
                 rows.oversold.extend(balance.add(line));
-                if line.owner.region == self.region.id {
+                if line.owner == self.own() {
                     rows.own += 1;
                     let flaws = judge_rights(line).into_iter().chain(settle(line));
                     rows.flaws.extend(flaws.map(|flaw| (line.key.clone(), flaw)));

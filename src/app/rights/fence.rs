@@ -10,7 +10,7 @@ use super::Rights;
 use super::proposer::{ProposeError, Proposer};
 use crate::escrow::{KeyedSlot, Purpose, ROWS_PER_MESSAGE_MAX, Rows};
 use crate::ports::BusError;
-use crate::types::{Actor, RegionId, StockKey};
+use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 /// What a take-over came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,24 +40,38 @@ pub enum FenceError {
 }
 
 impl Rights {
-    /// Fences the latest incarnation of a region that is known here, and takes over what it had not sold.
+    /// Fences every incarnation of a region that is known here, and takes over what it had not sold.
     pub async fn fence(&self, region: RegionId) -> Result<TakenOver, FenceError> {
         if !self.bus.peers().contains(&region) {
             return Err(FenceError::NotAPeer);
         }
         let heard = self.reachability.epoch_of(region);
         let latest = self.registers.latest(region).await.map_err(ProposeError::from)?;
-        let owner = Actor { region, epoch: heard.map_or(latest, |heard| heard.max(latest)) };
-        let proposer = Proposer::prepare(self, owner, Purpose::Fence).await?;
-        self.note_fenced(owner, true);
-        self.fences.lock().expect("no panic while held").insert(owner, proposer.clone());
-        tracing::warn!(%owner, round = proposer.ballot().round, "{owner} is fenced: what it had not sold is taken over");
-        self.take_over(owner, &proposer).await
+        let latest = heard.map_or(latest, |heard| heard.max(latest));
+        let mut sum =
+            TakenOver { owner: Actor { region, epoch: latest }, keys: 0, units: 0, stranded: 0 };
+        // An incarnation that was noted may never have begun, and one before it may never have been buried.
+        for epoch in (1..=latest.0).map(Epoch) {
+            let owner = Actor { region, epoch };
+            if epoch < latest && self.is_fenced(owner) {
+                continue;
+            }
+            let proposer = Proposer::prepare(self, owner, Purpose::Fence).await?;
+            self.note_fenced(owner, true);
+            self.fences.lock().expect("no panic while held").insert(owner, proposer.clone());
+            tracing::warn!(%owner, round = proposer.ballot().round, "{owner} is fenced: what it had not sold is taken over");
+            let taken = self.take_over(owner, &proposer).await?;
+            sum.keys += taken.keys;
+            sum.units += taken.units;
+            sum.stranded += taken.stranded;
+        }
+        Ok(sum)
     }
 
     /// Takes over what has come to be known to have flowed to the regions that this one fenced, and tells those
     /// of it that did not hear of it. For a worker, now and then.
     pub async fn take_over_late(&self) -> Result<(), FenceError> {
+        self.bury_own().await?;
         self.resume_fences().await?;
         let fences = self.fences.lock().expect("no panic while held").clone();
         for (owner, proposer) in fences {
@@ -70,6 +84,20 @@ impl Rights {
                 }
                 Err(error) => return Err(error),
                 Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// This region's earlier incarnations are fenced by the one that began after them, unless somebody else has done
+    /// it: what they had not sold is taken over like any lost region's.
+    async fn bury_own(&self) -> Result<(), FenceError> {
+        for epoch in (1..self.own.epoch.0).map(Epoch) {
+            let owner = Actor { epoch, ..self.own };
+            if !self.is_fenced(owner) {
+                let proposer = Proposer::prepare(self, owner, Purpose::Fence).await?;
+                self.note_fenced(owner, true);
+                self.fences.lock().expect("no panic while held").insert(owner, proposer);
             }
         }
         Ok(())

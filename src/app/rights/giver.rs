@@ -9,7 +9,7 @@ use super::Rights;
 use super::granter::{closed, keyed};
 use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::escrow::{GiverDemand, Ledger, TransferAnswer, TransferRequest};
-use crate::ports::{RequestHandler, StoreError};
+use crate::ports::{Given, RequestHandler, StoreError};
 use crate::types::{RegionId, StockKey};
 
 /// Gives rights to peers.
@@ -33,14 +33,14 @@ impl Giver {
             return Err(format!("{from} asks for {}", request.asker));
         }
         if !(rights.may_give)() {
-            return Err("this region forgot what it sold and gives nothing away".to_owned());
+            return Err(
+                "this region forgot what it sold, or may have, and gives nothing away".to_owned()
+            );
         }
         if rights.is_fenced(request.asker) {
             return Err(format!("{} was fenced: what it got would be stranded", request.asker));
         }
-        self.open(request)
-            .await
-            .map_err(|error| format!("nothing was decided: {error}; ask again"))?;
+        self.open(request).await.map_err(|error| undecided(&error))?;
         let (sku, node) = (&request.sku, request.node.as_ref());
         let expected = rights.board.expected(sku);
         // Without an order that needs them, units go only to whom they belong.
@@ -53,11 +53,12 @@ impl Giver {
             waiting: rights.waiting.units(sku, rights.clock.monotonic_ms()),
             expected: expected.max(share),
         };
-        let given = rights
-            .store
-            .give(request, demand)
-            .await
-            .map_err(|error| format!("nothing was decided: {error}; ask again"))?;
+        let mut given = self.decide(request, demand).await?;
+        // The last open units may have been sold since they were looked at, with others above the ceiling.
+        let in_vain = given.grants.is_empty() && !given.busy && request.need > 0;
+        if in_vain && self.open(request).await.map_err(|error| undecided(&error))? {
+            given = self.decide(request, demand).await?;
+        }
         rights.take_note(&given.learned);
         let changed: StockDeltas = given
             .grants
@@ -69,21 +70,35 @@ impl Giver {
         Ok(TransferAnswer { grants: given.grants, busy: given.busy, rows: given.rows })
     }
 
+    async fn decide(
+        &self,
+        request: &TransferRequest,
+        demand: GiverDemand,
+    ) -> Result<Given, String> {
+        let given = self.rights.store.give(request, demand).await;
+        given.map_err(|error| undecided(&error))
+    }
+
     /// What an order of the asker's needs may lie above this region's ceilings, or have been on its way here
-    /// so far.
-    async fn open(&self, request: &TransferRequest) -> Result<(), StoreError> {
+    /// so far. Answers whether a ceiling was to be raised for it.
+    async fn open(&self, request: &TransferRequest) -> Result<bool, StoreError> {
         let (rights, sku) = (&self.rights, &request.sku);
         let ledgers = rights.store.ledgers(sku).await?;
         if ledgers.values().map(Ledger::spendable).sum::<u64>() >= request.need {
-            return Ok(());
+            return Ok(false);
         }
         rights.learn(&keyed(sku, &request.rows), &[]).await?;
         let closed = closed(&rights.store.ledgers(sku).await?, sku);
-        if !closed.is_empty() {
+        let some = !closed.is_empty();
+        if some {
             rights.raise(closed.into_iter().map(|key| (key, request.want))).await;
         }
-        Ok(())
+        Ok(some)
     }
+}
+
+fn undecided(error: &StoreError) -> String {
+    format!("nothing was decided: {error}; ask again")
 }
 
 #[async_trait]

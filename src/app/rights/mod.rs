@@ -27,12 +27,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::escrow::{Digest, KeyedRow, MergeError};
+use crate::escrow::{Digest, KeyedRow, MergeError, Row, Voter, Voters};
 use crate::ports::{
     Bus, Clock, Credit, Ids, MergeReport, Reachability, RegisterStore, RequestKind, RightsStore,
     StoreError,
 };
-use crate::types::{Actor, RegionId};
+use crate::types::{Actor, Epoch, RegionId};
 
 pub use acceptor::{AcceptHandler, PrepareHandler};
 pub use board::{Board, KeyWish};
@@ -88,6 +88,11 @@ pub struct Rights {
     pub raises: Raises,
     /// Incarnations whose raises a survivor has ended, as far as this region knows: nothing is given to them.
     pub fenced: Mutex<BTreeSet<Actor>>,
+    /// How far each acceptor is known to have voted.
+    pub voters: Mutex<Voters>,
+    /// The latest incarnation of each region that began anew. Of an earlier one only its last row is taken;
+    /// who notes a new one waits for what is being stored.
+    pub latest: tokio::sync::RwLock<BTreeMap<RegionId, Epoch>>,
     /// Those that this process has fenced, and goes on taking over from.
     pub fences: Mutex<BTreeMap<Actor, Proposer>>,
     /// The sums of all rows and when the scan for them began and ended, shared by this region's comparisons and those of
@@ -112,9 +117,40 @@ impl Rights {
         rows: &[KeyedRow],
         credits: &[Credit],
     ) -> Result<MergeReport, StoreError> {
-        let report = self.store.merge(rows, credits).await?;
+        let latest = self.latest.read().await;
+        let is_over = |row: &KeyedRow| {
+            let noted = latest.get(&row.owner.region);
+            noted.is_some_and(|noted| row.owner.epoch < *noted) && !row.row.is_buried()
+        };
+        let report = if rows.iter().any(is_over) {
+            let chosen_only = |row: &KeyedRow| KeyedRow {
+                row: Row { chosen: row.row.chosen.clone(), ..Row::new(row.owner) },
+                ..row.clone()
+            };
+            let rows: Vec<KeyedRow> = rows
+                .iter()
+                .map(|row| if is_over(row) { chosen_only(row) } else { row.clone() })
+                .collect();
+            self.store.merge(&rows, credits).await?
+        } else {
+            self.store.merge(rows, credits).await?
+        };
+        drop(latest);
         self.take_note(&report);
         Ok(report)
+    }
+
+    /// Which incarnations an acceptor and a receiver of rows begins with.
+    pub fn voters_of(latest: &BTreeMap<RegionId, Epoch>) -> Voters {
+        latest.iter().map(|(region, epoch)| (*region, Voter { epoch: *epoch, votes: 0 })).collect()
+    }
+
+    /// Another region's incarnation begins.
+    pub async fn note_incarnation(&self, region: RegionId, epoch: Epoch) {
+        let mut latest = self.latest.write().await;
+        let known = latest.entry(region).or_insert(epoch);
+        *known = epoch.max(*known);
+        self.heard_vote(region, Voter { epoch, votes: 0 });
     }
 
     /// The sums of all rows that this region holds, of now or a little earlier: a comparison with old
@@ -169,6 +205,13 @@ impl Rights {
     pub async fn read_fences(&self) -> Result<(), StoreError> {
         let promised = self.registers.fenced().await?;
         let noted = self.fenced.lock().expect("no panic while held").clone();
+        // Another process of this region may have been told.
+        for peer in self.bus.peers() {
+            let latest = self.registers.latest(peer).await?;
+            if latest > Epoch::FIRST {
+                self.note_incarnation(peer, latest).await;
+            }
+        }
         for owner in promised.symmetric_difference(&noted).filter(|owner| **owner != self.own) {
             self.note_fenced(*owner, promised.contains(owner));
         }

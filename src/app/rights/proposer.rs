@@ -15,8 +15,8 @@ use futures::stream::FuturesUnordered;
 
 use super::{ACCEPT, PREPARE, Rights};
 use crate::escrow::{
-    Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Purpose, ROWS_PER_MESSAGE_MAX, Slot,
-    majority,
+    Accept, Accepted, Asked, Ballot, KeyedSlot, Prepare, Promise, Purpose, ROWS_PER_MESSAGE_MAX,
+    Slot, Voted, majority,
 };
 use crate::ports::{RequestKind, StoreError};
 use crate::types::{Actor, RegionId, StockKey};
@@ -54,8 +54,10 @@ pub enum ProposeError {
         /// Who.
         peer: RegionId,
     },
-    /// This region's own database was set back: what it forgot may have been a promise.
-    #[error("this region's database was set back: it has no vote, and proposes nothing")]
+    /// This region's own database was set back, or may have been: what it forgot may have been a promise.
+    #[error(
+        "this region's database was set back, or may have been: it has no vote, and proposes nothing"
+    )]
     SetBack,
     /// This region's database could not do it.
     #[error(transparent)]
@@ -102,7 +104,7 @@ impl Proposer {
             match ask_promises(rights, &request).await? {
                 Promises::Given(promises) => {
                     let adopts =
-                        owner.region != own || promises.iter().any(|promise| promise.contested);
+                        owner != rights.own || promises.iter().any(|promise| promise.contested);
                     return Ok(Self { owner, ballot, adopts });
                 }
                 Promises::Behind(higher) => ballot = higher.above(own),
@@ -131,14 +133,13 @@ impl Proposer {
         rights: &Rights,
         keys: &BTreeSet<StockKey>,
     ) -> Result<BTreeMap<StockKey, Slot>, ProposeError> {
-        let request = |keys: Vec<StockKey>| Prepare {
-            owner: self.owner,
-            ballot: self.ballot,
-            purpose: Purpose::Propose,
-            keys,
-        };
+        // For an earlier incarnation of its own a region asks as a survivor does: the owner itself is refused.
+        let is_buried = self.owner.region == rights.own.region && self.owner != rights.own;
+        let purpose = if is_buried { Purpose::Fence } else { Purpose::Propose };
+        let request =
+            |keys: Vec<StockKey>| Prepare { owner: self.owner, ballot: self.ballot, purpose, keys };
         let mine = request(keys.iter().cloned().collect());
-        let promise = given(rights.registers.prepare(&mine).await?, self.owner)?;
+        let promise = given(rights.registers.prepare(&mine).await?.answer, self.owner)?;
         let mut values: BTreeMap<StockKey, Slot> =
             promise.slots.into_iter().map(|keyed| (keyed.key, keyed.slot)).collect();
         if !self.adopts {
@@ -180,7 +181,7 @@ impl Proposer {
         debug_assert!(slots.len() <= ROWS_PER_MESSAGE_MAX, "the caller cuts them into messages");
         rights.may_vote()?;
         let request = Accept { owner: self.owner, slots };
-        let mine = match rights.registers.accept(&request).await? {
+        let mine = match rights.registers.accept(&request).await?.answer {
             Accepted::Answered { stored, .. } => stored,
             Accepted::Refused { preempted, fenced } => {
                 return Err(refused(self.owner, preempted.promised, fenced));
@@ -260,7 +261,7 @@ enum Promises {
 
 async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, ProposeError> {
     let owner = request.owner;
-    let mut given_so_far = match rights.registers.prepare(request).await? {
+    let mut given_so_far = match rights.registers.prepare(request).await?.answer {
         Promise::Promised { contested, slots, .. } => vec![Given { contested, slots }],
         Promise::Refused { preempted, fenced } if fenced && request.purpose == Purpose::Propose => {
             return Err(refused(owner, preempted.promised, fenced));
@@ -323,14 +324,18 @@ fn ask_all<'a, T: serde::de::DeserializeOwned + Send + 'a>(
     kind: RequestKind,
     request: &impl serde::Serialize,
 ) -> Answers<'a, T> {
-    let bytes = Bytes::from(serde_json::to_vec(request).expect("our own types have a JSON form"));
+    let asked = Asked { voters: rights.voters(), request };
+    let bytes = Bytes::from(serde_json::to_vec(&asked).expect("our own types have a JSON form"));
     let ask = |peer: RegionId| {
         let bytes = bytes.clone();
         let asked: futures::future::BoxFuture<'a, _> = Box::pin(async move {
             let answer = rights.bus.request(peer, kind, bytes, rights.request_timeout).await;
-            let read = answer.map(|answer| serde_json::from_slice(&answer));
+            let read = answer.map(|answer| serde_json::from_slice::<Voted<T>>(&answer));
             match read {
-                Ok(Ok(answer)) => (peer, Some(answer)),
+                Ok(Ok(vote)) => {
+                    rights.heard_vote(peer, vote.voter);
+                    (peer, Some(vote.answer))
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%peer, %error, "a peer's answer can't be read: {error}");
                     (peer, None)

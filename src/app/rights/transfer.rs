@@ -22,7 +22,7 @@ pub enum TransferError {
         spendable: u64,
     },
     /// This region's database was set back.
-    #[error("this region's database forgot what it sold; it gives nothing away")]
+    #[error("this region's database forgot what it sold, or may have; it gives nothing away")]
     SetBack,
     /// Nobody knows in which incarnation the receiver runs: it was never heard.
     #[error("{to} was never heard by this region; what is moved there could be lost")]

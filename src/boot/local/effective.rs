@@ -84,6 +84,7 @@ fn region(config: &Config, layout: &Layout, ports: Ports, index: usize) -> anyho
     set("nats_url", format!("nats://{}", local(ports.nats(index))).into());
     set("nats_user", NATS_USER.into());
     set("nats_password_file", secret("nats")?);
+    set("marker_file", text(&layout.marker_file(region.name))?);
     let mut peers = Vec::new();
     for (other, peer) in config.regions.iter().enumerate().filter(|(other, _)| *other != index) {
         let link = |service| local(ports.link(index, other, service));

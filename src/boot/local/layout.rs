@@ -100,6 +100,11 @@ impl Layout {
         self.region_dir(region).join("nats")
     }
 
+    /// How far a region's database was when its server last looked.
+    pub(crate) fn marker_file(&self, region: RegionId) -> PathBuf {
+        self.region_dir(region).join("marker.json")
+    }
+
     /// How far a region's clock is ahead; there only where clocks can be set.
     pub(crate) fn clock_file(&self, region: RegionId) -> PathBuf {
         self.region_dir(region).join("clock")

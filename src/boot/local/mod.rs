@@ -65,6 +65,16 @@ pub(crate) fn broker_store(data_dir: &Path, region: RegionId) -> std::io::Result
     Ok(layout.nats_dir(region).join("jetstream"))
 }
 
+/// Where a region's PostgreSQL keeps its data, and where its server keeps how far that was. Nothing may be changed there
+/// while they run.
+pub(crate) fn database_files(
+    data_dir: &Path,
+    region: RegionId,
+) -> std::io::Result<(PathBuf, PathBuf)> {
+    let layout = layout::Layout::new(std::path::absolute(data_dir)?);
+    Ok((layout.postgres_dir(region), layout.marker_file(region)))
+}
+
 /// Gets the data directory.
 pub(crate) type FirstStart = fn(PathBuf) -> BoxFuture<'static, anyhow::Result<()>>;
 

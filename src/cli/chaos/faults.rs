@@ -2,7 +2,8 @@
 //! takes all of them back, also when the run is interrupted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use anyhow::Context;
 use super::disk;
 use super::scenario::{Fault, ForgetBroker, Forgotten, Inflict, Step, steps};
 use crate::boot::local::{self, Action, Component, LinkChange, Request};
+use crate::cli::region::{begin_anew, fence};
+use crate::cli::target::Target;
 use crate::config::LinkLatency;
 use crate::ports::Clock as _;
 use crate::runtime::SystemClock;
@@ -33,6 +36,8 @@ pub(super) struct Window {
 /// The faults of a run.
 pub(super) struct Faults<'a> {
     data_dir: &'a Path,
+    /// For what operators do about it.
+    target: &'a Target,
     pub(super) regions: &'a [RegionId],
     /// How slow links are as measured.
     latencies: &'a [LinkLatency],
@@ -54,14 +59,15 @@ struct State {
 impl<'a> Faults<'a> {
     pub(super) fn new(
         data_dir: &'a Path,
-        regions: &'a [RegionId],
+        target: &'a Target,
         latencies: &'a [LinkLatency],
         planned: &'a [Fault],
         clock: SystemClock,
         tell: &'a (dyn Fn(&str) + Send + Sync),
     ) -> Self {
         let state = Mutex::default();
-        Self { data_dir, regions, latencies, planned, clock, tell, state }
+        let regions = &target.regions;
+        Self { data_dir, target, regions, latencies, planned, clock, tell, state }
     }
 
     /// Plays all steps in time.
@@ -160,6 +166,9 @@ impl<'a> Faults<'a> {
                 };
                 tokio::task::spawn_blocking(change).await.context("changing a disk")?
             }
+            Inflict::Image(of) => self.image(of.region, step.on).await,
+            Inflict::Destroy(of) if step.on => self.destroy(of.region).await,
+            Inflict::Destroy(of) => self.build_again(of.region).await,
             Inflict::SetClock(clock) => {
                 let ahead_s = if step.on { clock.ahead_s } else { 0 };
                 local::clocks::set(self.data_dir, clock.region, ahead_s)
@@ -194,6 +203,52 @@ impl<'a> Faults<'a> {
         Ok(())
     }
 
+    async fn image(&self, region: RegionId, on: bool) -> anyhow::Result<()> {
+        if on {
+            self.programs(region, Component::Postgres, Action::Kill).await?;
+            let (data, _) = local::database_files(self.data_dir, region)?;
+            files(move || {
+                let image = data.with_extension("image");
+                remove(&image).and_then(|()| copy_folder(&data, &image))
+            })
+            .await
+        } else {
+            self.programs(region, Component::Postgres, Action::Start).await
+        }
+    }
+
+    async fn destroy(&self, region: RegionId) -> anyhow::Result<()> {
+        self.programs(region, Component::All, Action::Kill).await?;
+        let (data, marker) = local::database_files(self.data_dir, region)?;
+        let store = local::broker_store(self.data_dir, region)?;
+        files(move || {
+            remove(&data)?;
+            remove(&store)?;
+            // A marker need not be there yet.
+            drop(std::fs::remove_file(marker));
+            Ok(())
+        })
+        .await?;
+        fence(self.target, region).await
+    }
+
+    async fn build_again(&self, region: RegionId) -> anyhow::Result<()> {
+        let (data, _) = local::database_files(self.data_dir, region)?;
+        let image = data.with_extension("image");
+        if image.exists() {
+            self.programs(region, Component::All, Action::Kill).await?;
+            files(move || {
+                remove(&data)?;
+                std::fs::rename(&image, &data).context("putting the image in place")
+            })
+            .await?;
+            self.programs(region, Component::All, Action::Start).await?;
+            return begin_anew(self.target, region).await;
+        }
+        // It is back already, or was never gone.
+        self.programs(region, Component::All, Action::Start).await
+    }
+
     /// A broker is down while its files change. To lose a tail it runs on from a copy that is put back.
     async fn forget(&self, broker: ForgetBroker, on: bool) -> anyhow::Result<()> {
         let ForgetBroker { region, what } = broker;
@@ -218,6 +273,11 @@ impl<'a> Faults<'a> {
     }
 }
 
+/// Changes files aside.
+async fn files(change: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(change).await.context("changing files")?
+}
+
 /// Why a scenario can't be played on this deployment.
 pub(super) fn obstacle(faults: &[Fault], data_dir: &Path) -> Option<String> {
     faults.iter().find_map(|fault| match &fault.inflict {
@@ -235,6 +295,8 @@ pub(super) fn obstacle(faults: &[Fault], data_dir: &Path) -> Option<String> {
         | Inflict::Cut(_)
         | Inflict::Slow(_)
         | Inflict::ForgetBroker(_)
+        | Inflict::Image(_)
+        | Inflict::Destroy(_)
         | Inflict::PayWith(_) => None,
     })
 }
@@ -275,6 +337,8 @@ fn wanted(
                     | Inflict::Freeze(_)
                     | Inflict::ForgetBroker(_)
                     | Inflict::FillDisk(_)
+                    | Inflict::Image(_)
+                    | Inflict::Destroy(_)
                     | Inflict::SetClock(_)
                     | Inflict::PayWith(_) => {}
                 }
@@ -302,25 +366,13 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn copy_folder(from: &Path, to: &PathBuf) -> anyhow::Result<()> {
-    let copy = || -> std::io::Result<()> {
-        std::fs::create_dir_all(to)?;
-        let mut left = vec![(from.to_owned(), to.clone())];
-        while let Some((from, to)) = left.pop() {
-            for entry in std::fs::read_dir(from)? {
-                let entry = entry?;
-                let target = to.join(entry.file_name());
-                if entry.file_type()?.is_dir() {
-                    std::fs::create_dir_all(&target)?;
-                    left.push((entry.path(), target));
-                } else {
-                    std::fs::copy(entry.path(), target)?;
-                }
-            }
-        }
-        Ok(())
-    };
-    copy().with_context(|| format!("cannot copy {}", from.display()))
+/// Files keep their owners: PostgreSQL refuses another's.
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let copied =
+        Command::new("cp").arg("-a").arg(from).arg(to).output().context("cannot run cp")?;
+    let said = String::from_utf8_lossy(&copied.stderr);
+    anyhow::ensure!(copied.status.success(), "cannot copy {}: {said}", from.display());
+    Ok(())
 }
 
 #[cfg(test)]

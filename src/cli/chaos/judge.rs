@@ -41,6 +41,7 @@ pub(super) async fn judge(
     let Course { history, windows, clock, began_ms } = course;
     let (auditors, faults) = (&stage.auditors, &stage.scenario.faults);
     let healed_ms = course.healed_ms();
+    let destroyed = stage.scenario.destroyed();
     // In this order: a saga that ends may show a duplicate, and an order that yields is replicated.
     let sagas = eventually::sagas_end_within_60_s(auditors, healed_ms, *clock).await;
     let run = &*stage.run;
@@ -63,10 +64,10 @@ pub(super) async fn judge(
         sagas,
         yielded,
         agree,
-        finally::acknowledged_orders_are_there(history, &books),
+        finally::acknowledged_orders_are_there(history, &books, &destroyed),
         finally::one_standing_order_per_key(history, &books),
         finally::provider_agrees(history, &books),
-        finally::units_are_conserved(history, &books, &stage.stock),
+        finally::units_are_conserved(history, &books, &stage.stock, &destroyed),
         finally::reconciles(&report),
     ]);
     if let Some(on_sale) = stage.scenario.sale {

@@ -20,6 +20,7 @@ macro_rules! built_in {
 /// All of `chaos/scenarios`.
 const BUILT_IN: &[(&str, &str)] = built_in![
     "clock-ahead",
+    "destroyed-fenced-zombie",
     "everything",
     "flapping-link",
     "flash-sale",

@@ -208,8 +208,8 @@ impl Stage {
         let tokens = Tokens::new(&self.data_dir);
         tokens.prepare(&self.scenario, &self.target.regions)?;
         let clock = SystemClock::new();
-        let (regions, all) = (&self.target.regions, &self.scenario.faults);
-        let faults = Faults::new(&self.data_dir, regions, &self.latencies, all, clock, &tell);
+        let (target, all) = (&self.target, &self.scenario.faults);
+        let faults = Faults::new(&self.data_dir, target, &self.latencies, all, clock, &tell);
         let ended = tokio::select! {
             played = self.load_and_break(&faults, &tokens, &bar, clock) => Some(played),
             _ = interrupt.recv() => None,
@@ -246,6 +246,7 @@ impl Stage {
             recorder: &recorder,
             clock,
             cards: &cards,
+            remote: self.scenario.load.is_some_and(|load| load.remote),
         };
         let sampler = Sampler {
             target: &self.target,

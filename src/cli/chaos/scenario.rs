@@ -49,6 +49,9 @@ pub(super) struct Load {
     /// So many of a hundred shoppers hang up on their first try and ask again in another region.
     #[serde(default)]
     pub(super) hang_up_percent: u64,
+    /// Orders are placed with `durability: remote`.
+    #[serde(default)]
+    pub(super) remote: bool,
 }
 
 /// A flash sale, at the first second.
@@ -89,6 +92,11 @@ pub(super) enum Inflict {
     ForgetBroker(ForgetBroker),
     /// Nothing can be written any more where the region keeps its data.
     FillDisk(Disk),
+    /// An image of the region's database is made; its PostgreSQL is down meanwhile.
+    Image(Disk),
+    /// The region is gone with its data, and the others take over what it had not sold; at the end it comes back on its
+    /// image, and begins anew.
+    Destroy(Disk),
     /// The region's time of day is wrong.
     SetClock(Ahead),
     /// Shoppers pay with these cards in turn: the payment simulator does what their names say.
@@ -210,10 +218,43 @@ impl Scenario {
         if self.faults.len() > FAULTS_MAX {
             return Err(format!("{} faults; at most {FAULTS_MAX}", self.faults.len()));
         }
+        let image_of = |region: RegionId, before: u64| {
+            let made = |fault: &Fault| {
+                matches!(&fault.inflict, Inflict::Image(disk) if disk.region == region)
+                    && fault.to <= before
+            };
+            self.faults.iter().any(made)
+        };
         for (index, fault) in self.faults.iter().enumerate() {
+            if let Inflict::Destroy(disk) = &fault.inflict
+                && !image_of(disk.region, fault.from)
+            {
+                return Err(format!(
+                    "fault {}: no image of {} is made before",
+                    index + 1,
+                    disk.region
+                ));
+            }
             fault.check(self.seconds).map_err(|why| format!("fault {}: {why}", index + 1))?;
         }
         Ok(())
+    }
+
+    /// Regions whose data is lost for ever.
+    pub(super) fn destroyed(&self) -> BTreeSet<RegionId> {
+        let lost = self.faults.iter().filter_map(|fault| match &fault.inflict {
+            Inflict::Destroy(disk) => Some(disk.region),
+            Inflict::Kill(_)
+            | Inflict::Freeze(_)
+            | Inflict::Cut(_)
+            | Inflict::Slow(_)
+            | Inflict::ForgetBroker(_)
+            | Inflict::FillDisk(_)
+            | Inflict::Image(_)
+            | Inflict::SetClock(_)
+            | Inflict::PayWith(_) => None,
+        });
+        lost.collect()
     }
 
     /// Every region that is named.
@@ -250,6 +291,8 @@ impl Fault {
             | Inflict::Slow(_)
             | Inflict::ForgetBroker(_)
             | Inflict::FillDisk(_)
+            | Inflict::Image(_)
+            | Inflict::Destroy(_)
             | Inflict::SetClock(_)
             | Inflict::PayWith(_) => {}
         }
@@ -265,7 +308,7 @@ impl Inflict {
             Self::Kill(programs) | Self::Freeze(programs) => {
                 (programs.component != Component::Nats).then_some(programs.region)
             }
-            Self::FillDisk(disk) => Some(disk.region),
+            Self::FillDisk(disk) | Self::Image(disk) | Self::Destroy(disk) => Some(disk.region),
             Self::ForgetBroker(_)
             | Self::Cut(_)
             | Self::Slow(_)
@@ -284,7 +327,7 @@ impl Inflict {
         match self {
             Self::Kill(programs) | Self::Freeze(programs) => vec![programs.region],
             Self::ForgetBroker(broker) => vec![broker.region],
-            Self::FillDisk(disk) => vec![disk.region],
+            Self::FillDisk(disk) | Self::Image(disk) | Self::Destroy(disk) => vec![disk.region],
             Self::SetClock(clock) => vec![clock.region],
             Self::Cut(cut) => cut.between.iter().chain(&cut.and).copied().collect(),
             Self::Slow(_) | Self::PayWith(_) => Vec::new(),
@@ -327,6 +370,8 @@ impl fmt::Display for Inflict {
                 Forgotten::Tail => write!(f, "{region}'s NATS loses this tail"),
             },
             Self::FillDisk(disk) => write!(f, "{}'s disk full", disk.region),
+            Self::Image(disk) => write!(f, "image of {} made", disk.region),
+            Self::Destroy(disk) => write!(f, "{} destroyed and fenced", disk.region),
             Self::SetClock(Ahead { region, ahead_s }) => {
                 write!(f, "{region}'s clock off by {ahead_s} s")
             }
@@ -396,6 +441,7 @@ mod tests {
             ),
             ("from = 1\nto = 2\ninflict.slow = { loss_percent = 101 }", "loss_percent"),
             ("from = 1\nto = 2\ninflict.pay_with = []", "no card"),
+            ("from = 1\nto = 2\ninflict.destroy = { region = \"a\" }", "no image"),
         ] {
             let refused = fault(text).unwrap_err().to_string();
             assert!(refused.contains(reason) && refused.starts_with("scenario some"), "{refused}");

@@ -64,6 +64,8 @@ pub(super) struct Shop<'a> {
     pub(super) clock: SystemClock,
     /// The cards to pay with now; none: a good one.
     pub(super) cards: &'a (dyn Fn() -> Vec<String> + Send + Sync),
+    /// Orders are placed with `durability: remote`.
+    pub(super) remote: bool,
 }
 
 /// The part of an answer that we read.
@@ -144,7 +146,7 @@ impl Shop<'_> {
         ask_again: bool,
         give_up_ms: u64,
     ) {
-        let body = body_of(&wish);
+        let body = body_of(&wish, self.remote);
         let home = self.regions.iter().position(|region| *region == wish.home).unwrap_or_default();
         let mut pause = PAUSE_MIN;
         let regions = self.regions.iter().cycle().skip(home);
@@ -218,7 +220,7 @@ pub(super) fn sale_sku(run: &str) -> String {
     format!("{run}-sale")
 }
 
-fn body_of(wish: &Wish) -> Bytes {
+fn body_of(wish: &Wish, remote: bool) -> Bytes {
     let body = json!({
         "currency": "EUR",
         "lines": wish.lines,
@@ -227,6 +229,7 @@ fn body_of(wish: &Wish) -> Bytes {
             "postal_code": "10115", "country": "DE",
         },
         "payments": [{"method": "card", "token": wish.card}],
+        "durability": if remote { "remote" } else { "local" },
     });
     Bytes::from(body.to_string())
 }

@@ -5,6 +5,7 @@
 
 mod event;
 pub mod fold;
+mod history;
 mod model;
 pub mod place;
 mod status;
@@ -12,6 +13,7 @@ mod status;
 mod tests;
 
 pub use event::{ChainVerdict, CopyError, Event, EventBody, EventMaker, fold_copy, verify_chain};
+pub use history::{Relation, relate};
 pub use model::{
     Address, Allocation, AllocationState, Cancellation, Line, Order, OrderRecord, Payment,
     PaymentState,

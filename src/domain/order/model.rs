@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Currency, CustomerId, HlcTimestamp, LineId, NodeId, OrderId, PaymentId, RegionId,
+    Currency, CustomerId, Epoch, HlcTimestamp, LineId, NodeId, OrderId, PaymentId, RegionId,
     ReservationId, Sku,
 };
 
@@ -78,8 +78,20 @@ pub struct Allocation {
     pub node: NodeId,
     /// How many.
     pub quantity: u32,
+    /// Under the rights of which incarnation of the home they were taken: only that one can give them back.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub epoch: Epoch,
     /// What became of it.
     pub state: AllocationState,
+}
+
+fn first_epoch() -> Epoch {
+    Epoch::FIRST
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first_epoch(epoch: &Epoch) -> bool {
+    *epoch == Epoch::FIRST
 }
 
 /// The life of a hold: taken once, ended once (I-03).

@@ -9,7 +9,7 @@ use crate::domain::idempotency::{Asked, IntentKey};
 use crate::domain::inventory::{Share, Shortage, StockView};
 use crate::mutants::{Mutant, is_on};
 use crate::types::{
-    Currency, CustomerId, LineId, Money, OrderId, PaymentId, RegionId, ReservationId, Sku,
+    Currency, CustomerId, Epoch, LineId, Money, OrderId, PaymentId, RegionId, ReservationId, Sku,
 };
 
 use super::model::{Address, Allocation, AllocationState, Line, Order, Payment, PaymentState};
@@ -90,6 +90,8 @@ pub struct PaymentIntent {
 pub struct PlaceContext<'a> {
     /// The home region to be.
     pub region: RegionId,
+    /// Its incarnation.
+    pub epoch: Epoch,
     /// Wall time.
     pub now_ms: u64,
     /// The order's id.
@@ -281,6 +283,7 @@ fn take(shares: &mut [Share], quantity: u32, context: &mut PlaceContext<'_>) -> 
             reservation_id: ReservationId((context.fresh)()),
             node: share.node.clone(),
             quantity: taken,
+            epoch: context.epoch,
             state: AllocationState::Held,
         });
     }
@@ -342,6 +345,7 @@ mod tests {
         let mut fresh = || Uuid::nil();
         let mut context = PlaceContext {
             region: "eu-west".parse().unwrap(),
+            epoch: Epoch::FIRST,
             now_ms: 0,
             order_id: OrderId(Uuid::nil()),
             fresh: &mut fresh,

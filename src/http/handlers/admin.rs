@@ -9,6 +9,8 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 
+use crate::app::RegionStatus;
+use crate::app::rejoin::RejoinError;
 use crate::app::rights::{FenceError, ProposeError, Rights};
 use crate::ports::StoreError;
 use crate::ports::store::{SagaFilter, Spendable};
@@ -95,7 +97,7 @@ pub(in crate::http) async fn resume(
     responses((status = 200, description = "Fenced; asked again, what has come to be known since is taken over", body = FencedOut),
               (status = 404, description = "`not_found`"),
               (status = 409, description = "`not_fenceable`: it is the region that was asked"),
-              (status = 503, description = "`no_majority`, `dependency_unavailable`")))]
+              (status = 503, description = "`no_majority`, `region_draining`, `dependency_unavailable`")))]
 pub(in crate::http) async fn fence(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
@@ -107,6 +109,11 @@ pub(in crate::http) async fn fence(
         let detail = format!("{region} itself was asked; ask one of the regions that live");
         return Err(Problem::new(Code::NotFenceable, detail));
     }
+    if context.app.region.is_in_doubt() {
+        let detail = "it is not known yet whether this region's database remembers everything, so it has no vote; \
+                      nothing was changed: ask another region, or repeat it";
+        return Err(Problem::new(Code::RegionDraining, detail).retry_after(RETRY_DEPENDENCY_S));
+    }
     let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
     let fencing = spawn_named("fence", async move {
         tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} fences region {region}");
@@ -116,12 +123,13 @@ pub(in crate::http) async fn fence(
     Ok(json(&FencedOut::from(taken)))
 }
 
-/// A fenced region comes back: it goes on selling from what the others have agreed on meanwhile.
+/// A region comes back. One that was fenced goes on selling from what the others have agreed on meanwhile; one whose
+/// database was set back begins a new incarnation, and its server starts again.
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/rejoin", tag = "admin", params(("region" = String, Path)),
-    responses((status = 200, description = "Back in traffic, unless it is drained", body = RegionOut),
+    responses((status = 200, description = "Back in traffic, unless it is drained; or `rejoining`, under a new epoch, until its server has started again", body = RegionOut),
               (status = 404, description = "`not_found`"),
-              (status = 409, description = "`region_set_back`"),
-              (status = 503, description = "`no_majority`, `home_region_unavailable`, `dependency_unavailable`")))]
+              (status = 409, description = "`rejoin_under_way`, `rejoin_refused`"),
+              (status = 503, description = "`no_majority`, `every_region_needed`, `home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn rejoin(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
@@ -133,13 +141,16 @@ pub(in crate::http) async fn rejoin(
         return context.ask(region, &origin, Bytes::new(), Duration::ZERO).await;
     }
     let app = &context.app;
-    if app.region.is_set_back() {
-        let detail =
-            format!("region {region} stays out of traffic: {}", Code::RegionSetBack.meaning());
-        return Err(Problem::new(Code::RegionSetBack, detail));
-    }
-    if app.region.is_fenced() {
-        let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
+    let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
+    let mut epoch = app.region.epoch;
+    if let Some(rejoin) = context.rejoin.clone().filter(|_| app.region.is_set_back()) {
+        let beginning = spawn_named("rejoin", async move {
+            tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} has region {region} rejoin as a new incarnation");
+            rejoin.begin().await
+        });
+        let begun = beginning.await.map_err(lost_task)?.map_err(|error| not_begun(&error))?;
+        epoch = begun.epoch;
+    } else if app.region.is_fenced() {
         let returning = spawn_named("rejoin", async move {
             tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} has region {region} rejoin");
             rights.come_back().await
@@ -148,8 +159,30 @@ pub(in crate::http) async fn rejoin(
     }
     let own =
         app.regions().into_iter().find(|status| status.own).expect("this region is one of them");
+    let status = if epoch == app.region.epoch { own.status } else { "rejoining" };
     let alone = may_sell_alone(&context).await;
-    Ok(json(&RegionOut::of(own, app.region.epoch, alone.as_ref())))
+    Ok(json(&RegionOut::of(RegionStatus { status, ..own }, epoch, alone.as_ref())))
+}
+
+fn not_begun(error: &RejoinError) -> Problem {
+    let detail =
+        format!("{error}; no new incarnation has begun, and the region stays out of traffic");
+    match error {
+        RejoinError::UnderWay | RejoinError::NotSetBack => {
+            Problem::new(Code::RejoinUnderWay, detail)
+        }
+        RejoinError::References(_) | RejoinError::Unsound { .. } => {
+            Problem::new(Code::RejoinRefused, detail)
+        }
+        RejoinError::Unreachable(_) => {
+            Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
+                .retry_after(RETRY_DEPENDENCY_S)
+        }
+        RejoinError::Taken | RejoinError::Moved | RejoinError::Log(_) | RejoinError::Store(_) => {
+            Problem::new(Code::DependencyUnavailable, format!("{detail}: repeat it"))
+                .retry_after(RETRY_DEPENDENCY_S)
+        }
+    }
 }
 
 fn rights_of(context: &Context, region: RegionId) -> Result<Arc<Rights>, Problem> {
@@ -207,6 +240,11 @@ async fn set_draining(
         )
         .retry_after(RETRY_DEPENDENCY_S)
     })?;
+    let is_in_doubt = app.region.is_in_doubt() && !app.region.is_set_back();
+    if let Some(verification) = context.verification.as_ref().filter(|_| !draining && is_in_doubt) {
+        tracing::warn!(%region, "{role} {} says that the database of region {region} remembers everything", caller.subject);
+        verification.trust();
+    }
     if !changed {
         let detail =
             format!("region {region} stays out of traffic: {}", Code::RegionSetBack.meaning());

@@ -73,6 +73,11 @@ impl From<WriteError> for Problem {
                     "this region was declared dead by the others and writes nothing any more";
                 Self::new(Code::RegionDraining, detail).retry_after(RETRY_DEPENDENCY_S)
             }
+            WriteError::NotTrusted => {
+                let detail =
+                    "this region's database was set back, or may have been; nothing was done";
+                Self::new(Code::RegionDraining, detail).retry_after(RETRY_DEPENDENCY_S)
+            }
             WriteError::Broken(why) => {
                 tracing::error!(%why, "a request could not be carried out");
                 Self::new(Code::Internal, "a fault of this service; nothing was done")

@@ -51,6 +51,15 @@ impl Checks {
 }
 
 impl Clocks {
+    /// A region begins a new incarnation: it goes on after what it knows to have stamped.
+    pub(super) fn begins_again(&mut self, region: RegionId, stamped: Option<HlcTimestamp>) {
+        self.floors.remove(&region);
+        match stamped {
+            Some(stamped) => self.stamped.insert(region, stamped),
+            None => self.stamped.remove(&region),
+        };
+    }
+
     fn show(&mut self, region: RegionId, wall_ms: u64) {
         let latest = self.walls.entry(region).or_default();
         *latest = wall_ms.max(*latest);

@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::domain::idempotency::IntentKey;
-use crate::domain::order::{OrderRecord, OrderStatus};
+use crate::domain::order::{AllocationState, OrderRecord, OrderStatus};
 use crate::replication::{Position, Watermark};
-use crate::types::{HlcTimestamp, InvariantId, OrderId, RegionId, Sku, StockKey};
+use crate::types::{Epoch, HlcTimestamp, InvariantId, OrderId, RegionId, Sku, StockKey};
 
 use super::memory::Memory;
 use super::shopper::Answer;
@@ -66,6 +66,11 @@ struct State {
     /// Regions whose database was set back, and when they noticed. What they wrote is no measure of
     /// anything any more; the others must go on.
     forgot: BTreeMap<RegionId, Option<u64>>,
+    /// Regions that have begun a new incarnation since they forgot. What they write is a measure again; what only
+    /// they had known is lost.
+    reborn: BTreeSet<RegionId>,
+    /// Units that came, and those that were taken off a shelf: also where the region forgot it.
+    came: BTreeMap<StockKey, (u64, u64)>,
     /// When rights moved last.
     moved_ms: u64,
     /// What they were told when they asked once more.
@@ -77,6 +82,7 @@ struct State {
 /// An order as it was after its last commit.
 #[derive(Clone)]
 struct Seen {
+    home: RegionId,
     version: u64,
     hlc: HlcTimestamp,
     held: BTreeMap<StockKey, u64>,
@@ -182,6 +188,46 @@ impl Checks {
         state.applied.extend(positions);
     }
 
+    /// A region took note that another one's incarnation begins.
+    pub fn noted(&self, by: RegionId, region: RegionId, epoch: Epoch) {
+        let mut state = self.state();
+        let at = state.applied.entry((by, region)).or_insert(Position::START);
+        *at = Position { epoch, sequence: 0 }.max(*at);
+    }
+
+    /// A region that forgot has begun a new incarnation. Its database is what it goes on from.
+    pub fn reborn(&self, memory: &Memory) {
+        let region = memory.region();
+        let (orders, watermarks, stamped) = {
+            let tables = memory.tables();
+            let own = tables.orders.values().filter(|it| it.order.home_region == region);
+            let orders: Vec<_> = own.cloned().collect();
+            let stamped = orders.iter().map(|order| order.updated_hlc).max();
+            (orders, tables.watermarks.clone(), stamped)
+        };
+        let mut state = self.state();
+        state.forgot.remove(&region);
+        state.reborn.insert(region);
+        state.promised.retain(|(of, _), _| *of != region);
+        state.orders.retain(|_, seen| seen.home != region);
+        for order in orders {
+            let ended = !holds(&order);
+            let seen = Seen {
+                home: region,
+                version: order.version,
+                hlc: order.updated_hlc,
+                held: BTreeMap::new(),
+                ended,
+            };
+            state.orders.insert(order.order.id, seen);
+        }
+        state.applied.retain(|(by, _), _| *by != region);
+        let applied = watermarks.into_iter().map(|(origin, at)| ((region, origin), at.position));
+        state.applied.extend(applied);
+        state.clocks.begins_again(region, stamped);
+        state.names.begins_again(region);
+    }
+
     /// A region has noticed that its database was set back, and stored that.
     pub fn noticed(&self, region: RegionId) {
         let now_ms = self.time.now_ms();
@@ -209,6 +255,12 @@ impl Checks {
             |memory: &Memory| memory.tables().rights.rows().keys().cloned().collect::<Vec<_>>();
         self.memories.iter().flat_map(keys).collect()
     }
+}
+
+/// Units are held for the order.
+fn holds(record: &OrderRecord) -> bool {
+    let allocations = record.order.lines.iter().flat_map(|line| &line.allocations);
+    allocations.into_iter().any(|it| it.state == AllocationState::Held)
 }
 
 /// The order was not cancelled.

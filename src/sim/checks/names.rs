@@ -31,6 +31,13 @@ pub fn granted(memory: &Memory, sku: &Sku, to: Actor) -> u64 {
     rows.iter().filter(|known| known.owner == own).map(|known| known.row.granted_to(to)).sum()
 }
 
+impl Names {
+    /// A region begins a new incarnation: what it moved before, it may have forgotten.
+    pub(super) fn begins_again(&mut self, region: RegionId) {
+        self.moved.retain(|(by, _)| *by != region);
+    }
+}
+
 impl Checks {
     /// A region was asked to move rights under a name, and `units` have moved.
     pub fn moved_under(&self, region: RegionId, name: TransferId, units: u64) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::domain::idempotency::IntentKey;
 use crate::domain::order::{
-    ChainVerdict, OrderRecord, OrderStatus, PaymentState, fold_copy, verify_chain,
+    AllocationState, ChainVerdict, OrderRecord, OrderStatus, PaymentState, fold_copy, verify_chain,
 };
 use crate::gateways::simulator::{Account, Books, State as Held};
 use crate::replication::Position;
-use crate::types::{InvariantId, OrderId, RegionId, Sku};
+use crate::types::{InvariantId, OrderId, RegionId, Sku, StockKey};
 
 use super::super::memory::Memory;
 use super::super::shopper::Answer;
@@ -99,6 +99,7 @@ impl Checks {
         self.events_make_the_state(&homes);
         self.everything_was_applied_once();
         if self.forgot().is_empty() {
+            self.nothing_is_oversold(&homes);
             self.answers_are_kept(&homes);
             self.one_order_an_intent(&homes);
             self.money_is_right(&homes, books);
@@ -142,10 +143,40 @@ impl Checks {
         orders
     }
 
+    /// I-01, whatever any row says: what orders hold came, and was not taken off a shelf.
+    fn nothing_is_oversold(&self, homes: &BTreeMap<OrderId, OrderRecord>) {
+        let mut held: BTreeMap<StockKey, u64> = BTreeMap::new();
+        for line in homes.values().flat_map(|record| &record.order.lines) {
+            let open = line.allocations.iter().filter(|it| it.state == AllocationState::Held);
+            for allocation in open {
+                let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
+                *held.entry(key).or_default() += u64::from(allocation.quantity);
+            }
+        }
+        for (key, units) in held {
+            let (came, went) = self.state().came.get(&key).copied().unwrap_or_default();
+            if units + went > came {
+                let (sku, node) = (&key.sku, &key.node);
+                let what =
+                    format!("orders hold {units} of {sku} at {node}, {came} came, {went} went");
+                self.broken(InvariantId::NoOversell, what);
+            }
+        }
+    }
+
+    /// The order's home has forgotten what it had written, and begun anew.
+    fn is_of_reborn(&self, id: OrderId) -> bool {
+        let number = id.home().map(|home| usize::from(home.0.get()));
+        let home = number.and_then(|number| self.memories.get(number.checked_sub(1)?));
+        home.is_some_and(|home| self.state().reborn.contains(&home.region()))
+    }
+
     /// I-06: what a shopper was told is still true, or changed in a way that is documented.
     fn answers_are_kept(&self, homes: &BTreeMap<OrderId, OrderRecord>) {
         let answers = self.state().answers.clone();
         for (intent, answer) in answers {
+            // What only its home had known is lost with the home's database.
+            let is_lost = |id: &OrderId| !homes.contains_key(id) && self.is_of_reborn(*id);
             let (id, kept) = match &answer {
                 Answer::Confirmed(id) => (id, homes.get(id).is_some_and(may_have_been_confirmed)),
                 Answer::Taken(id) => (id, homes.contains_key(id)),
@@ -155,7 +186,7 @@ impl Checks {
                 }
                 Answer::OutOfStock | Answer::Nothing(_) => continue,
             };
-            if !kept {
+            if !kept && !is_lost(id) {
                 let now = homes.get(id).map(|record| record.order.status());
                 let what = format!("{} was told {answer:?}; it is {now:?}", intent.key);
                 self.broken(InvariantId::NothingLost, what);
@@ -221,7 +252,9 @@ impl Checks {
         }
         for (key, account) in books.accounts() {
             let is_held = matches!(account.state, Held::Authorized | Held::Pending);
-            if is_held && !owed.contains_key(key) {
+            let order = account.order_reference.as_deref().and_then(|id| id.parse().ok());
+            let is_lost = order.is_some_and(|id| !homes.contains_key(&id) && self.is_of_reborn(id));
+            if is_held && !owed.contains_key(key) && !is_lost {
                 self.broken(InvariantId::OneAuthorization, held_for_nothing(key, account));
             }
         }
@@ -277,12 +310,19 @@ impl Checks {
         for memory in &sound {
             let tables = memory.tables();
             for origin in sound.iter().filter(|it| it.region() != memory.region()) {
-                let written: Vec<_> = {
+                // An incarnation that is over was told again by the next one.
+                let (epoch, written) = {
                     let tables = origin.tables();
-                    let outbox = tables.outbox.values();
-                    outbox.map(|it| (it.position(), it.event_hash())).collect()
+                    let epoch = tables.head().epoch;
+                    let outbox = tables.outbox.values().filter(|it| it.epoch == epoch);
+                    let written: Vec<_> =
+                        outbox.map(|it| (it.position(), it.event_hash())).collect();
+                    (epoch, written)
                 };
-                let applied = tables.inbox.iter().filter(|((of, _), _)| *of == origin.region());
+                let applied = tables
+                    .inbox
+                    .iter()
+                    .filter(|((of, at), _)| *of == origin.region() && at.epoch == epoch);
                 let applied: Vec<_> = applied.map(|((_, at), hash)| (*at, hash.clone())).collect();
                 if written != applied {
                     let (by, of) = (memory.region(), origin.region());

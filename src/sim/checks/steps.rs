@@ -7,7 +7,7 @@ use crate::escrow::{Slot, majority};
 use crate::ports::store::OrderWrite;
 use crate::ports::{ChangeSet, MergeReport, Stamp};
 use crate::replication::{Envelope, Position};
-use crate::types::{Actor, InvariantId, OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, InvariantId, OrderId, RegionId, StockKey};
 
 use super::super::memory::Memory;
 use super::{Checks, Seen, State};
@@ -29,6 +29,11 @@ impl Checks {
         let mut keys: BTreeSet<StockKey> = changes.stock.keys().cloned().collect();
         {
             let mut state = self.state();
+            for (key, delta) in &changes.stock {
+                let (came, went) = state.came.entry(key.clone()).or_default();
+                *came += delta.received;
+                *went += delta.withdrawn;
+            }
             if head.epoch != stamp.epoch {
                 let what =
                     format!("{region} wrote in epoch {} and is in {}", stamp.epoch, head.epoch);
@@ -51,7 +56,7 @@ impl Checks {
                     state.order_taken(region, write, self.time.now_ms());
                 }
                 state.order_written(region, *id, write, stamp);
-                keys.extend(held(&write.record).into_keys());
+                keys.extend(held(&write.record, stamp.epoch).into_keys());
             }
         }
         self.own_changes_win(memory, changes);
@@ -63,12 +68,16 @@ impl Checks {
 
     /// The rights to one key, in the databases of all regions.
     pub fn look_at(&self, key: &StockKey) {
-        let mut rows = BTreeMap::new();
+        let (mut rows, mut buried) = (BTreeMap::new(), BTreeMap::new());
         for memory in &self.memories {
             let tables = memory.tables();
             let own = tables.actor(memory.region());
-            if let Some(row) = tables.rights.own_row(own, key) {
-                rows.insert(own, row.clone());
+            for (owner, row) in tables.rights.rows().get(key).into_iter().flatten() {
+                if *owner == own {
+                    rows.insert(own, row.clone());
+                } else if owner.region == own.region {
+                    buried.insert(*owner, row.clone());
+                }
             }
         }
         let chosen = self.newest_chosen(key);
@@ -79,10 +88,23 @@ impl Checks {
             return;
         }
         let sum = |cell: fn(&crate::escrow::Row) -> u64| -> u64 { rows.values().map(cell).sum() };
-        let (received, out) = (sum(|row| row.received), sum(|row| row.net_spent() + row.withdrawn));
-        if out > received {
-            let what = format!("{out} of {received} units of {place} are promised or gone");
-            state.break_rule(InvariantId::NoOversell, what);
+        if buried.is_empty() {
+            let (received, out) =
+                (sum(|row| row.received), sum(|row| row.net_spent() + row.withdrawn));
+            if out > received {
+                let what = format!("{out} of {received} units of {place} are promised or gone");
+                state.break_rule(InvariantId::NoOversell, what);
+            }
+        } else {
+            // What a region forgot counts as sold up to its ceiling, and must have come all the same.
+            let ceilings: u64 = chosen.values().map(|slot| slot.value.ceiling).sum();
+            let all = rows.values().chain(buried.values());
+            let moved: u64 = all.map(crate::escrow::Row::granted_total).sum();
+            let (came, _) = state.came.get(key).copied().unwrap_or_default();
+            if ceilings > came + moved {
+                let what = format!("{ceilings} of {place} may be sold, {came} came, {moved} moved");
+                state.break_rule(InvariantId::NoOversell, what);
+            }
         }
         for (owner, row) in &rows {
             let (region, active) = (owner.region, row.chosen.value.ceiling);
@@ -90,7 +112,8 @@ impl Checks {
                 let what = format!("{region} let {} of {active} go of {place}", row.outflow());
                 state.break_rule(InvariantId::RightsNotNegative, what);
             }
-            let granted: u64 = rows.values().map(|row| row.granted_to(*owner)).sum();
+            let all = rows.values().chain(buried.values());
+            let granted: u64 = all.map(|row| row.granted_to(*owner)).sum();
             let credited: u64 = chosen.values().map(|slot| slot.value.credit_of(*owner)).sum();
             let lost = chosen.get(owner).map_or(0, |slot| slot.value.credited());
             let inflow = row.received + granted + credited;
@@ -236,8 +259,8 @@ impl State {
         if !is_all_or_none(record) {
             self.break_rule(InvariantId::AllLinesOrNone, format!("{id} of {region}"));
         }
-        let held = held(record);
-        let ended = held.is_empty();
+        let held = held(record, stamp.epoch);
+        let ended = !super::holds(record);
         if before.as_ref().is_some_and(|seen| seen.ended) && !ended {
             self.break_rule(
                 InvariantId::ReservationOnce,
@@ -251,16 +274,16 @@ impl State {
             *self.promised.entry((region, key.clone())).or_default() += units;
         }
         let hlc = hlc.unwrap_or(record.updated_hlc);
-        self.orders.insert(id, Seen { version: record.version, hlc, held, ended });
+        self.orders.insert(id, Seen { home, version: record.version, hlc, held, ended });
     }
 }
 
-/// Units that an order holds, by key.
-fn held(record: &OrderRecord) -> BTreeMap<StockKey, u64> {
+/// Units that an order holds under the rights of one incarnation, by key.
+fn held(record: &OrderRecord, epoch: Epoch) -> BTreeMap<StockKey, u64> {
     let mut held: BTreeMap<StockKey, u64> = BTreeMap::new();
     for line in &record.order.lines {
         let open = line.allocations.iter().filter(|it| it.state == AllocationState::Held);
-        for allocation in open {
+        for allocation in open.filter(|it| it.epoch == epoch) {
             let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
             *held.entry(key).or_default() += u64::from(allocation.quantity);
         }

@@ -49,14 +49,14 @@ fn payload(changes: &ChangeSet) -> Payload {
     let told = |write: &OrderWrite| stands(&write.record) || !is_on(Mutant::LostOutboxRow);
     let orders = writes.into_iter().filter(|(_, write)| told(write)).map(|(id, write)| {
         let (intent, events) = (write.intent.clone(), write.events.clone());
-        Change::Order(OrderChange { order_id: *id, intent, events })
+        Change::Order(OrderChange { order_id: *id, intent, events, retold: Vec::new() })
     });
     let products = changes.products.values().cloned().map(Change::Product);
     let nodes = changes.nodes.values().cloned().map(Change::Node);
     Payload { changes: orders.chain(products).chain(nodes).collect() }
 }
 
-fn seal(
+pub(super) fn seal(
     origin: RegionId,
     payload: &Payload,
     stamp: Stamp,

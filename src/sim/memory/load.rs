@@ -64,13 +64,13 @@ impl Tables {
             }
         }
         for key in &needs.shelves {
-            if let Some(row) = self.rights.own_row(self.actor(own), key) {
-                let shelf = Shelf {
-                    on_hand: row.received.saturating_sub(row.withdrawn),
-                    spendable: rights::spendable(row),
-                };
-                view.shelves.insert(key.clone(), shelf);
-            }
+            let actor = self.actor(own);
+            let Some(on_hand) = self.rights.on_hand(actor, key) else { continue };
+            let shelf = Shelf {
+                on_hand,
+                spendable: self.rights.own_row(actor, key).map_or(0, rights::spendable),
+            };
+            view.shelves.insert(key.clone(), shelf);
         }
     }
 }

@@ -13,6 +13,7 @@ mod contests;
 mod load;
 mod read;
 mod registers;
+mod rejoin;
 mod replication;
 mod rights;
 
@@ -58,6 +59,13 @@ pub struct Tables {
     head: Position,
     /// What was applied of others: the hash of each envelope.
     pub inbox: BTreeMap<(RegionId, Position), String>,
+    /// The latest incarnation of every region that ever began anew.
+    pub incarnations: BTreeMap<RegionId, Epoch>,
+    /// Histories that gave way to others.
+    pub parted: BTreeMap<(OrderId, String), Vec<Event>>,
+    floor: Option<HlcTimestamp>,
+    /// Another one after each restore that begins a new history.
+    history: u64,
     /// How far each origin is applied.
     pub watermarks: BTreeMap<RegionId, Watermark>,
     parked: BTreeMap<(RegionId, Position), String>,
@@ -89,6 +97,10 @@ impl Tables {
             outbox: BTreeMap::new(),
             head: Position::START,
             inbox: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            parted: BTreeMap::new(),
+            floor: None,
+            history: 1,
             watermarks: BTreeMap::new(),
             parked: BTreeMap::new(),
             boots: 0,
@@ -159,7 +171,8 @@ impl Memory {
     pub fn start(&self) -> Start {
         let mut tables = self.tables();
         tables.boots += 1;
-        let floor = tables.outbox.values().map(|envelope| envelope.hlc).max();
+        let written = tables.outbox.values().map(|envelope| envelope.hlc).max();
+        let floor = written.max(tables.floor);
         Start {
             epoch: tables.head.epoch,
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.own)),
@@ -176,9 +189,18 @@ impl Memory {
         tables.boots = 0;
     }
 
-    /// Puts another state of the database in place of this one.
-    pub fn restore(&self, backup: Tables) {
-        *self.tables() = backup;
+    /// Loses everything.
+    pub fn wipe(&self) {
+        *self.tables() = Tables::new();
+    }
+
+    /// Puts another state of the database in place of this one, as its files were copied, or as a restore that
+    /// begins a new history.
+    pub fn restore(&self, backup: Tables, new_history: bool) {
+        let mut tables = self.tables();
+        let history = tables.history + u64::from(new_history);
+        *tables = backup;
+        tables.history = history;
     }
 
     /// Stores another region's order as if it had been copied, and notes what it contests.

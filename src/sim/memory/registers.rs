@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 
 use crate::escrow::{
-    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Row, Slot,
-    answer_accept,
+    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Row, Slot, Voted,
+    Voter, answer_accept,
 };
 use crate::ports::{RegisterStore, StoreError};
+use crate::replication::rejoin::Votes;
 use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 use super::MemoryRights;
@@ -17,6 +18,7 @@ use super::MemoryRights;
 #[derive(Debug, Clone, Default)]
 pub struct RegisterTables {
     owners: BTreeMap<Actor, Registers>,
+    votes: u64,
 }
 
 /// One owner's registers, as this acceptor holds them.
@@ -49,6 +51,49 @@ impl RegisterTables {
             promised: Promised::birth(owner.region),
             slots: BTreeMap::new(),
         })
+    }
+
+    /// Everything that was voted: slots after a key, and with the first of them the promises.
+    pub(super) fn votes(&self, after: Option<&(Actor, StockKey)>, limit: usize) -> Votes {
+        let promises = self.owners.iter().map(|(owner, registers)| (*owner, registers.promised));
+        let slots = self.owners.iter().flat_map(|(owner, registers)| {
+            registers.slots.iter().map(move |(key, slot)| {
+                (*owner, KeyedSlot { key: key.clone(), slot: slot.clone() })
+            })
+        });
+        let is_behind = |(owner, slot): &(Actor, KeyedSlot)| {
+            after.is_none_or(|after| (*owner, &slot.key) > (after.0, &after.1))
+        };
+        Votes {
+            promises: promises.filter(|_| after.is_none()).collect(),
+            slots: slots.filter(is_behind).take(limit).collect(),
+            ..Votes::default()
+        }
+    }
+
+    /// A new incarnation goes on from what the other acceptors voted, and has not voted itself.
+    pub(super) fn take_over(&mut self, votes: &Votes) {
+        for (owner, promised) in &votes.promises {
+            let registers = self.of(*owner);
+            registers.promised = registers.promised.later(*promised);
+        }
+        for (owner, KeyedSlot { key, slot }) in &votes.slots {
+            let slots = &mut self.of(*owner).slots;
+            if slots.get(key).is_none_or(|held| held.place() < slot.place()) {
+                slots.insert(key.clone(), slot.clone());
+            }
+        }
+        self.votes = 0;
+    }
+
+    /// How often this acceptor has voted.
+    pub fn voted(&self) -> u64 {
+        self.votes
+    }
+
+    fn count(&mut self, epoch: Epoch) -> Voter {
+        self.votes += 1;
+        Voter { epoch, votes: self.votes }
     }
 
     fn prepare(&mut self, request: &Prepare) -> Promise {
@@ -103,12 +148,16 @@ impl RegisterStore for MemoryRights {
         Ok(self.database.tables().registers.promised(owner))
     }
 
-    async fn prepare(&self, request: &Prepare) -> Result<Promise, StoreError> {
-        Ok(self.database.tables().registers.prepare(request))
+    async fn prepare(&self, request: &Prepare) -> Result<Voted<Promise>, StoreError> {
+        let mut tables = self.database.tables();
+        let answer = tables.registers.prepare(request);
+        Ok(Voted { voter: tables.registers.count(self.own.epoch), answer })
     }
 
-    async fn accept(&self, request: &Accept) -> Result<Accepted, StoreError> {
-        Ok(self.database.tables().registers.accept(request))
+    async fn accept(&self, request: &Accept) -> Result<Voted<Accepted>, StoreError> {
+        let mut tables = self.database.tables();
+        let answer = tables.registers.accept(request);
+        Ok(Voted { voter: tables.registers.count(self.own.epoch), answer })
     }
 
     async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError> {
@@ -125,7 +174,8 @@ impl RegisterStore for MemoryRights {
         let promised = tables.registers.owners.keys().filter(|owner| owner.region == region);
         let promised = promised.map(|owner| owner.epoch);
         let applied = tables.watermarks.get(&region).map(|mark| mark.position.epoch);
-        Ok(promised.chain(applied).max().unwrap_or(Epoch::FIRST))
+        let noted = tables.incarnations.get(&region).copied();
+        Ok(promised.chain(applied).chain(noted).max().unwrap_or(Epoch::FIRST))
     }
 
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {

@@ -1,16 +1,16 @@
 //! Outbox, inbox and watermarks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::domain::change::{Change, OrderChange, Payload};
-use crate::domain::order::{OrderRecord, fold_copy};
+use crate::domain::order::{Event, OrderRecord, Relation, fold_copy, relate};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Applied, ReplicationError, ReplicationStore};
 use crate::replication::{Envelope, Head, PULL_ANSWER_BYTES_MAX, Position, Watermark};
-use crate::types::{Epoch, HlcTimestamp, RegionId};
+use crate::types::{Epoch, HlcTimestamp, OrderId, RegionId};
 
 use super::{Memory, Tables, stands};
 
@@ -99,7 +99,15 @@ fn read(envelope: &Envelope) -> Result<Payload, ReplicationError> {
     })
 }
 
-type Copies = BTreeMap<crate::types::OrderId, OrderRecord>;
+/// Orders as they are after a batch.
+#[derive(Default)]
+struct Copies {
+    records: BTreeMap<OrderId, OrderRecord>,
+    /// Events that are new here.
+    events: BTreeMap<OrderId, Vec<Event>>,
+    /// Orders of which another history was told.
+    parted: BTreeSet<OrderId>,
+}
 
 impl Tables {
     /// The copies as they are after a batch; nothing is stored yet.
@@ -109,7 +117,7 @@ impl Tables {
         batch: &[Envelope],
         payloads: &[Payload],
     ) -> Result<Copies, ReplicationError> {
-        let mut copies = Copies::new();
+        let mut copies = Copies::default();
         for (envelope, payload) in batch.iter().zip(payloads) {
             let orders = payload.changes.iter().filter_map(|change| match change {
                 Change::Order(change) => Some(change),
@@ -134,32 +142,47 @@ impl Tables {
         change: &OrderChange,
         copies: &mut Copies,
     ) -> Result<(), String> {
+        let id = change.order_id;
+        let is_retold = !change.retold.is_empty();
         let continues = change.events.first().is_some_and(|event| event.seq > 1);
-        let stored = self.orders.get(&change.order_id).filter(|_| continues);
-        let before =
-            copies.remove(&change.order_id).or_else(|| stored.map(|it| it.as_ref().clone()));
-        let record = fold_copy(before, change.order_id, &change.events)
-            .map_err(|error| error.to_string())?
-            .ok_or("no events")?;
+        let stored = self.orders.get(&id).filter(|_| continues || is_retold);
+        let mut before =
+            copies.records.remove(&id).or_else(|| stored.map(|it| it.as_ref().clone()));
+        let mut events = change.events.as_slice();
+        if is_retold {
+            let mut ours = self.events.get(&id).cloned().unwrap_or_default();
+            ours.extend(copies.events.get(&id).into_iter().flatten().cloned());
+            match relate(&ours, events) {
+                Relation::Same | Relation::WeKnowMore => events = &[],
+                Relation::TheyKnowMore => events = &events[ours.len()..],
+                Relation::Parted => {
+                    before = None;
+                    copies.parted.insert(id);
+                }
+            }
+        }
+        let record =
+            fold_copy(before, id, events).map_err(|error| error.to_string())?.ok_or("no events")?;
         let home = record.order.home_region;
         if home != origin && !is_on(Mutant::ForeignOrdersCopied) {
             return Err(format!("its home is {home}, {origin} may not write it (I-13)"));
         }
-        copies.insert(change.order_id, record);
+        copies.records.insert(id, record);
+        copies.events.entry(id).or_default().extend(events.iter().cloned());
         Ok(())
     }
 
     /// What the unique index of a database refuses.
     fn references_stay_single(&self, copies: &Copies) -> Result<(), ReplicationError> {
-        let mut claimed = std::collections::BTreeSet::new();
-        for copy in copies.values().filter(|copy| stands(copy)) {
+        let mut claimed = BTreeSet::new();
+        for copy in copies.records.values().filter(|copy| stands(copy)) {
             let order = &copy.order;
             let Some(name) = order.channel_order_ref.clone() else { continue };
             let reference = (order.channel.clone(), name);
             let other = self.standing(&reference).any(|other| {
                 other.order.home_region == order.home_region
                     && other.order.id != order.id
-                    && copies.get(&other.order.id).is_none_or(stands)
+                    && copies.records.get(&other.order.id).is_none_or(stands)
             });
             if other || !claimed.insert((reference, order.home_region)) {
                 let reason = format!("two orders stand under the reference of {}", order.id);
@@ -171,19 +194,25 @@ impl Tables {
 
     fn keep_copies(&mut self, own: RegionId, copies: Copies, payloads: Vec<Payload>) {
         let references: Vec<(String, String)> = copies
+            .records
             .values()
             .filter_map(|copy| {
                 Some((copy.order.channel.clone(), copy.order.channel_order_ref.clone()?))
             })
             .collect();
-        for copy in copies.into_values() {
+        for id in copies.parted {
+            self.set_aside(id);
+        }
+        for copy in copies.records.into_values() {
             self.keep_order(Arc::new(copy));
+        }
+        for (id, events) in copies.events {
+            self.events.entry(id).or_default().extend(events);
         }
         let mut intents = Vec::new();
         for change in payloads.into_iter().flat_map(|payload| payload.changes) {
             match change {
                 Change::Order(change) => {
-                    self.events.entry(change.order_id).or_default().extend(change.events);
                     if let Some(intent) = change.intent {
                         intents.push(intent.intent.clone());
                         self.keep_intent(intent);

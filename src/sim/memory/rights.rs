@@ -61,6 +61,15 @@ impl RightsTables {
         self.rows.iter().filter(move |(key, _)| key.sku == *sku)
     }
 
+    /// What lies at a node of this region, whichever incarnation received it.
+    pub(super) fn on_hand(&self, own: Actor, key: &StockKey) -> Option<u64> {
+        let rows = self.rows.get(key).into_iter().flatten();
+        let rows = rows.filter(|(owner, _)| owner.region == own.region && owner.epoch <= own.epoch);
+        let cells = rows.map(|(_, row)| (row.received, row.withdrawn));
+        let (came, went) = cells.reduce(|sum, one| (sum.0 + one.0, sum.1 + one.1))?;
+        Some(u64::saturating_sub(came, went))
+    }
+
     /// Would every change leave its row within its ceiling?
     pub(super) fn admits(&self, own: Actor, changes: &StockDeltas) -> bool {
         changes.iter().all(|(key, delta)| {
@@ -71,7 +80,9 @@ impl RightsTables {
             let outflow = row.outflow() + delta.spent + delta.withdrawn;
             outflow <= row.chosen.value.ceiling + delta.released
                 && row.released + delta.released <= row.spent + delta.spent
-                && delta.counted_from.is_none_or(|counted| counted + row.withdrawn == row.received)
+                && delta
+                    .counted_from
+                    .is_none_or(|counted| counted == self.on_hand(own, key).unwrap_or(0))
         })
     }
 
@@ -192,7 +203,7 @@ impl Memory {
 #[derive(Debug, Clone)]
 pub struct MemoryRights {
     pub(super) database: Memory,
-    own: Actor,
+    pub(super) own: Actor,
 }
 
 impl MemoryRights {

@@ -259,7 +259,7 @@ pub(super) fn merge(ledgers: &mut Ledgers, rows: &[KeyedRow]) -> MergeReport {
 }
 
 /// Stores copies. Of several rows of one key and owner only the newest may be among them.
-pub(super) async fn upsert_copies(
+pub(in crate::store) async fn upsert_copies(
     connection: &mut PgConnection,
     own: Actor,
     rows: &[&KeyedRow],

@@ -6,7 +6,7 @@
 //! a newer version, in key order and after the locks; so no two transactions wait in a circle.
 
 mod give;
-mod merge;
+pub(super) mod merge;
 mod read;
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub(super) const STATEMENTS: &[&str] = &[
 #[derive(Debug, Clone)]
 pub struct PgRights {
     pub(super) store: PgStore,
-    own: Actor,
+    pub(super) own: Actor,
 }
 
 /// A row with what only its owner's region and its node's state say about it.

@@ -5,6 +5,7 @@ mod changes;
 mod copies;
 mod orders;
 mod registers;
+mod rejoin;
 mod rights;
 mod stock;
 
@@ -12,7 +13,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use entrepot::ports::{
-    Reader, RegisterStore, ReplicationStore, RightsStore, SagaQueue, StopStore, Store,
+    Reader, RegisterStore, RejoinStore, ReplicationStore, RightsStore, SagaQueue, StopStore, Store,
 };
 use entrepot::sim::memory::{Memory, MemoryRights};
 use entrepot::store::PgRights;
@@ -42,6 +43,7 @@ pub(super) struct Subject {
     pub(super) store: Arc<dyn AnyStore>,
     pub(super) rights: Arc<dyn RightsStore>,
     pub(super) registers: Arc<dyn RegisterStore>,
+    pub(super) rejoin: Arc<dyn RejoinStore>,
     _database: Option<Database>,
 }
 
@@ -53,8 +55,9 @@ impl Subject {
             Kind::Memory => {
                 let memory = Memory::new(region);
                 let rights = Arc::new(MemoryRights::new(memory.clone(), Epoch::FIRST));
-                let registers = rights.clone();
-                Self { region, store: Arc::new(memory), rights, registers, _database: None }
+                let (registers, rejoin) = (rights.clone(), rights.clone());
+                let store = Arc::new(memory);
+                Self { region, store, rights, registers, rejoin, _database: None }
             }
             Kind::Postgres => {
                 let database = Database::new().await;
@@ -62,8 +65,9 @@ impl Subject {
                 let number = RegionNumber(NonZeroU8::new(number).unwrap());
                 store.start(number).await.unwrap();
                 let rights = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
-                let (registers, database) = (rights.clone(), Some(database));
-                Self { region, store: Arc::new(store), rights, registers, _database: database }
+                let (registers, rejoin) = (rights.clone(), rights.clone());
+                let (store, database) = (Arc::new(store), Some(database));
+                Self { region, store, rights, registers, rejoin, _database: database }
             }
         }
     }
@@ -133,6 +137,14 @@ contract! {
         what_others_proposed_is_told_to_who_comes_after,
         a_value_under_a_fence_is_not_stored,
         what_is_chosen_raises_the_ceiling_and_stays;
+    rejoin:
+        a_noted_incarnation_ends_the_one_before,
+        what_is_known_of_a_home_is_told_in_pages,
+        what_others_know_of_an_order_is_taken_over,
+        a_reference_that_still_stands_puts_a_batch_off,
+        an_incarnation_begins_once_and_tells_what_was_prepared,
+        an_order_told_again_is_continued_or_set_aside,
+        what_lies_on_a_shelf_outlives_the_incarnation;
     rights:
         a_newer_copy_wins_and_brings_its_rights_once,
         a_request_is_granted_once,

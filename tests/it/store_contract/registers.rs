@@ -26,12 +26,12 @@ fn slot(key: &StockKey, ballot: Ballot, sequence: u64, ceiling: u64) -> KeyedSlo
 
 async fn prepare(subject: &Subject, owner: Actor, ballot: Ballot, keys: &[StockKey]) -> Promise {
     let request = Prepare { owner, ballot, purpose: Purpose::Propose, keys: keys.to_vec() };
-    subject.registers.prepare(&request).await.unwrap()
+    subject.registers.prepare(&request).await.unwrap().answer
 }
 
 async fn accept(subject: &Subject, owner: Actor, slots: &[KeyedSlot]) -> Accepted {
     let request = Accept { owner, slots: slots.to_vec() };
-    subject.registers.accept(&request).await.unwrap()
+    subject.registers.accept(&request).await.unwrap().answer
 }
 
 fn stored(keys: &[&StockKey], forked: &[&StockKey]) -> Accepted {
@@ -84,7 +84,7 @@ pub(super) async fn a_value_under_a_fence_is_not_stored(kind: Kind) {
     let (b, x) = (actor("b"), key("x", "n"));
     let (ballot_of_c, purpose) = (ballot(1, "c"), Purpose::Fence);
     let fence = Prepare { owner: b, ballot: ballot_of_c, purpose, keys: Vec::new() };
-    let promise = a.registers.prepare(&fence).await.unwrap();
+    let promise = a.registers.prepare(&fence).await.unwrap().answer;
     assert!(matches!(promise, Promise::Promised { fenced: true, .. }), "{promise:?}");
     assert_eq!(a.registers.fenced().await.unwrap(), [b].into());
     let raise = accept(&a, b, &[slot(&x, Ballot::birth(b.region), 1, 5)]).await;
@@ -95,7 +95,7 @@ pub(super) async fn a_value_under_a_fence_is_not_stored(kind: Kind) {
     let unknowing = prepare(&a, b, ballot(3, "b"), &[]).await;
     assert!(matches!(unknowing, Promise::Refused { fenced: true, .. }), "{unknowing:?}");
     let back = Prepare { ballot: ballot(3, "b"), purpose: Purpose::Return, ..fence.clone() };
-    let back = a.registers.prepare(&back).await.unwrap();
+    let back = a.registers.prepare(&back).await.unwrap().answer;
     assert!(matches!(back, Promise::Promised { fenced: false, .. }), "{back:?}");
     assert_eq!(a.registers.fenced().await.unwrap(), [].into());
     // Who was fenced again and did not hear of the return learns of it from what the owner proposes.

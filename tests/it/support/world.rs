@@ -89,6 +89,8 @@ fn process(
         waiting: Waiting::default(),
         raises: Raises::new(actor(id), AUTONOMY, is_first),
         fenced: Mutex::default(),
+        voters: Mutex::default(),
+        latest: tokio::sync::RwLock::default(),
         fences: Mutex::default(),
         on_fenced: Box::new(|_| {}),
         sums: tokio::sync::Mutex::default(),

@@ -66,6 +66,18 @@ pub(crate) fn referenced(
     placed_with(region, id, time, more)
 }
 
+/// A new order whose money nobody has asked for yet.
+pub(crate) fn unpaid(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
+    let line = serde_json::json!({
+        "id": id, "sku": "x", "quantity": 1, "unit_minor": 100, "allocations": [],
+    });
+    let payment = serde_json::json!({
+        "id": id, "method": "card", "gateway": "simulator", "provider_key": id.to_string(),
+        "amount_minor": 100, "state": "pending",
+    });
+    placed_with(region, id, time, serde_json::json!({"lines": [line], "payments": [payment]}))
+}
+
 fn placed_with(
     region: RegionId,
     id: OrderId,

@@ -55,10 +55,14 @@ impl World {
             }
         }
         for origin in REGIONS {
-            let written = self.outbox(origin).await;
+            // What an incarnation wrote that was set back, the next one told again.
+            let mut written = self.outbox(origin).await;
+            let epoch = self.epoch(origin).await;
+            written.retain(|(of, ..)| i64::from(*of) == epoch);
             for region in REGIONS.into_iter().filter(|region| *region != origin) {
                 let mut inbox = self.inbox(region).await;
-                let applied = inbox.remove(origin).unwrap_or_default();
+                let mut applied = inbox.remove(origin).unwrap_or_default();
+                applied.retain(|(of, ..)| i64::from(*of) == epoch);
                 if applied != written {
                     let missing = written.difference(&applied).count();
                     return Err(format!("{region} lacks {missing} of {origin}'s envelopes"));

@@ -137,8 +137,8 @@ impl World {
     /// Units that a region has spent and not released, and the rights it has left, by its own rows.
     pub(crate) async fn spent(&self, region: &str) -> BTreeMap<(String, String), (i64, i64)> {
         let mut connection = self.auditor(region).await;
-        let query =
-            "SELECT key, node, spent - released, rights FROM evidence.v_rights WHERE region = $1";
+        let query = "SELECT key, node, sum(spent - released)::bigint, min(rights) FROM evidence.v_rights \
+             WHERE region = $1 GROUP BY key, node";
         let rows =
             sqlx::query(query).bind(region).fetch_all(&mut connection).await.expect("a view");
         rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect()

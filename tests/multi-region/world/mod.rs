@@ -132,15 +132,27 @@ impl World {
             .is_some_and(|regions| regions.iter().all(|region| region["state"] == "ready"))
     }
 
-    /// What a region says of itself in `entrepot regions`; empty while it can't be asked.
+    /// What a region says of its status in `entrepot regions`; empty while it can't be asked.
     pub(crate) async fn own_status(&self, region: &str) -> String {
+        self.own_view(region).await["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Which incarnation a region is.
+    pub(crate) async fn epoch(&self, region: &str) -> i64 {
+        self.eventually(Duration::from_secs(30), "the region answers", async || {
+            self.own_view(region).await["epoch"].as_i64()
+        })
+        .await
+    }
+
+    async fn own_view(&self, region: &str) -> Value {
         let answer = self.run(&["regions", "--json"]).await;
         let seen: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
         let views = seen["regions"].as_array().into_iter().flatten();
         let view = views.filter(|view| view["seen_from"] == region);
         let sees = view.filter_map(|view| view["sees"].as_array()).flatten();
         let mut own = sees.filter(|seen| seen["own"] == true);
-        own.next().and_then(|own| own["status"].as_str()).unwrap_or_default().to_owned()
+        own.next().cloned().unwrap_or_default()
     }
 
     /// Runs a command of the project on this deployment, and gives what it printed.

@@ -118,6 +118,13 @@ impl World {
         answer.map(|answer| answer.json()).unwrap_or_default()
     }
 
+    /// An order as a region knows it.
+    pub(crate) async fn order_at(&self, region: &str, id: &str) -> Value {
+        let url = format!("{}/api/v1/orders/{id}", self.at(region));
+        let answer = self.http.send(Call::get(url).token(&self.admin())).await;
+        answer.map(|answer| answer.json()).unwrap_or_default()
+    }
+
     /// A customer orders, and asks again with the same key for as long as a region that is busy or
     /// just away says so or says nothing. What comes back is the order's fate.
     pub(crate) async fn order_until_told(&self, base: &str, key: &str, cart: &Value) -> Answer {

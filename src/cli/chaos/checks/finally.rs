@@ -8,11 +8,14 @@ use crate::cli::chaos::books::{Books, standing};
 use crate::cli::chaos::history::{Told, Wish};
 use crate::cli::chaos::shoppers::PRICE;
 use crate::cli::chaos::verdict::Finding;
+use crate::types::RegionId;
 
-/// I-06: what was acknowledged is there, in every region, and stands.
+/// I-06: what was acknowledged is there, in every region, and stands. Of a region that was destroyed, what was
+/// confirmed with `durability: remote`.
 pub(in crate::cli::chaos) fn acknowledged_orders_are_there(
     history: &[Wish],
     books: &Books,
+    destroyed: &BTreeSet<RegionId>,
 ) -> Finding {
     let mut lost = Vec::new();
     let mut count = 0;
@@ -27,6 +30,10 @@ pub(in crate::cli::chaos) fn acknowledged_orders_are_there(
         .collect();
     for wish in history {
         let Some(told) = wish.acknowledged() else { continue };
+        let is_lost = !told.confirmed && told.by.is_some_and(|by| destroyed.contains(&by));
+        if is_lost {
+            continue;
+        }
         count += 1;
         let (key, order) = (&wish.key, told.order_id);
         for (region, known) in &known {
@@ -135,6 +142,7 @@ pub(in crate::cli::chaos) fn units_are_conserved(
     history: &[Wish],
     books: &Books,
     stock: &BTreeMap<String, i64>,
+    destroyed: &BTreeSet<RegionId>,
 ) -> Finding {
     let mut broken = Vec::new();
     for (region, rows) in &books.rights {
@@ -163,7 +171,8 @@ pub(in crate::cli::chaos) fn units_are_conserved(
             }
             let reserved = books.reserved.get(region).and_then(|of| of.get(sku)).unwrap_or(&0);
             let spent = own.get(&**sku).unwrap_or(&0);
-            if reserved != spent {
+            // What an incarnation had spent that is lost counts as sold, whatever its orders say.
+            if reserved != spent && !destroyed.contains(region) {
                 broken.push(format!("{sku} in {region}: {spent} spent, orders hold {reserved}"));
             }
         }

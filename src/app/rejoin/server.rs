@@ -1,0 +1,93 @@
+//! What the others answer to a region that begins anew.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::app::Region;
+use crate::app::rights::Rights;
+use crate::ports::{Reader, RejoinStore, RequestHandler};
+use crate::replication::Position;
+use crate::replication::rejoin::{
+    Answer, Ask, DOCUMENTS_MAX, HISTORIES_BYTES, HISTORIES_MAX, History, ITEMS_MAX, MARKS_MAX,
+};
+use crate::types::RegionId;
+
+/// Answers from this region's database.
+pub struct RejoinHandler {
+    /// This region.
+    pub region: Arc<Region>,
+    /// What is known of incarnations.
+    pub rights: Arc<Rights>,
+    /// What is told.
+    pub store: Arc<dyn RejoinStore>,
+    /// The catalogue.
+    pub reader: Arc<dyn Reader>,
+}
+
+#[async_trait]
+impl RequestHandler for RejoinHandler {
+    async fn handle(&self, from: RegionId, request: Bytes) -> Result<Bytes, String> {
+        let ask: Ask = serde_json::from_slice(&request)
+            .map_err(|error| format!("not a question of a region that begins anew: {error}"))?;
+        // What was forgotten here might be missed there for ever. At a start everybody is in doubt, and asks.
+        let asks_at_start = matches!(ask, Ask::Known) && !self.region.is_set_back();
+        if self.region.may_write() || asks_at_start {
+            let answer = self.answer(from, ask).await.map_err(|error| error.to_string())?;
+            serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
+        } else {
+            Err("this region's database was set back itself, or may have been: see to that first"
+                .to_owned())
+        }
+    }
+}
+
+impl RejoinHandler {
+    async fn answer(&self, from: RegionId, ask: Ask) -> Result<Answer, crate::ports::StoreError> {
+        let store = &self.store;
+        let limit = u32::try_from(DOCUMENTS_MAX).unwrap_or(u32::MAX);
+        Ok(match ask {
+            Ask::Begin(epoch) => {
+                let before = store.note_incarnation(from, epoch).await?;
+                self.rights.note_incarnation(from, epoch.max(before)).await;
+                tracing::warn!(peer.region = %from, %epoch, %before, "{from} begins incarnation {epoch}");
+                Answer::Noted { latest: epoch.max(before), now: before < epoch }
+            }
+            Ask::Known => {
+                let voter = self.rights.voter(from);
+                let applied = store.applied(from).await?.unwrap_or(Position::START);
+                Answer::Known { applied, voter }
+            }
+            Ask::Votes(after) => {
+                let mut votes = store.votes(after.as_ref(), ITEMS_MAX).await?;
+                if after.is_none() {
+                    votes.incarnations = store.incarnations().await?;
+                }
+                Answer::Votes(votes)
+            }
+            Ask::Rows(after) => Answer::Rows(store.rows_of(from, after.as_ref(), ITEMS_MAX).await?),
+            Ask::Orders(after) => Answer::Orders(store.marks(from, after, MARKS_MAX).await?),
+            Ask::Histories(mut ids) => {
+                ids.truncate(HISTORIES_MAX);
+                Answer::Histories(fitting(store.histories(from, &ids).await?))
+            }
+            Ask::Products(after) => {
+                Answer::Products(self.reader.products(after.as_ref(), limit).await?)
+            }
+            Ask::Nodes(after) => Answer::Nodes(self.reader.nodes(after.as_ref(), limit).await?),
+        })
+    }
+}
+
+/// The first of them, as many as one answer takes; one at least.
+fn fitting(histories: Vec<History>) -> Vec<History> {
+    let mut bytes = 0;
+    let fits = |history: &History| {
+        let is_first = bytes == 0;
+        let events = history.commits.iter().flatten();
+        bytes += events.map(|event| event.data.get().len() + 512).sum::<usize>().max(1);
+        is_first || bytes <= HISTORIES_BYTES
+    };
+    histories.into_iter().take_while(fits).collect()
+}
