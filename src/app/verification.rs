@@ -80,7 +80,7 @@ impl Verification {
         let mark = match self.store.mark().await {
             Ok(mark) => mark,
             Err(error) => {
-                tracing::warn!(%error, "how far the database is can't be read: {error}");
+                tracing::debug!(%error, "how far the database is can't be read: {error}");
                 return;
             }
         };

@@ -110,7 +110,7 @@ const DROP_SAGAS: &str = "SELECT drop_sagas($1)";
 const ABANDONED: &str = "
 SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document FROM orders o
 WHERE home_region = $1 AND order_id > $2 AND status = 'pending'
-  AND NOT EXISTS (SELECT FROM sagas s WHERE s.order_id = o.order_id AND s.state IN ('running', 'compensating'))
+  AND NOT EXISTS (SELECT FROM sagas s WHERE s.saga_id = o.order_id AND s.state IN ('running', 'compensating'))
 ORDER BY order_id LIMIT $3";
 
 const FORGET_TELLING: &str = "SELECT forget_telling()";

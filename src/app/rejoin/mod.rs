@@ -44,6 +44,10 @@ pub use server::RejoinHandler;
 /// A region that begins anew asks.
 pub const REJOIN: RequestKind = RequestKind::named("rejoin");
 
+/// A link that was just mended is known to be within some heartbeats.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// Between looks at who is heard.
+const LOOK: Duration = Duration::from_millis(100);
 /// An answer brings up to 2 MiB, and may read a table for it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often one question is asked. A link that loses one message in ten loses four in a row once in ten thousand
@@ -145,7 +149,11 @@ impl Rejoin {
             (self.on_begun)();
             return Ok(Begun { epoch: follows.epoch, learned: 0, told: 0, parted: 0 });
         }
-        // Once one of them has noted a new incarnation the old one is over: not before all of them can be heard.
+        // Once one of them has noted a new incarnation the old one is over: not before all of them answer.
+        let heard = tokio::time::timeout(HEARD_WITHIN, self.hears_all(&peers)).await;
+        if let (Err(_), Some(away)) = (heard, self.away(&peers)) {
+            return Err(RejoinError::Unreachable(away));
+        }
         for peer in &peers {
             self.ask(*peer, &Ask::Known).await?;
         }
@@ -180,6 +188,18 @@ impl Rejoin {
         tracing::warn!(%epoch, learned, told, parted, "incarnation {epoch} of this region begins");
         (self.on_begun)();
         Ok(begun)
+    }
+
+    /// One that can't be reached.
+    fn away(&self, peers: &[RegionId]) -> Option<RegionId> {
+        let reachable = self.rights.reachability.reachable();
+        peers.iter().copied().find(|peer| !reachable.contains(peer))
+    }
+
+    async fn hears_all(&self, peers: &[RegionId]) {
+        while self.away(peers).is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Has every other region note a number that none of them knows.
