@@ -177,7 +177,10 @@ impl PlaceOrder {
         Some(if home == workspace.region.id {
             PlaceOutcome::Replayed(record)
         } else {
-            PlaceOutcome::Elsewhere { home, copy: Some(record) }
+            // One that is not decided may still leave the reference to this very request: then its home alone can
+            // answer.
+            let is_decided = record.order.status() == OrderStatus::Confirmed;
+            PlaceOutcome::Elsewhere { home, copy: is_decided.then_some(record) }
         })
     }
 

@@ -180,7 +180,10 @@ async fn attempt(
             Placement::ChannelRefTaken => return Some(Answer::Nothing("reference taken")),
             Placement::Rejected(_) => return Some(Answer::Nothing("rejected")),
             Placement::Elsewhere { home, copy } => {
-                return elsewhere(world, shopping, region, home, copy).await;
+                match elsewhere(world, shopping, region, home, copy).await {
+                    Some(answer) => return Some(answer),
+                    None => tokio::time::sleep(PAUSE).await,
+                }
             }
             Placement::InFlight | Placement::Draining => tokio::time::sleep(PAUSE).await,
         }
