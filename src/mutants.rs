@@ -130,7 +130,7 @@ faults! {
         ["I-01"] Simulator;
     DoubtPassedOver = "doubt-passed-over"
         "A region sells before it is known whether its database remembers everything."
-        ["I-01"] Simulator;
+        ["I-01"] Unit("app::region::tests::a_region_in_doubt_takes_no_orders_and_writes_nothing");
     ForgottenVotesCounted = "forgotten-votes-counted"
         "An acceptor that began anew goes on from the votes it remembers."
         [] Unit("sim::memory::rejoin::tests::a_new_incarnation_goes_on_from_what_the_others_voted");

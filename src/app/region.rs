@@ -133,3 +133,28 @@ impl Region {
         !self.set_back.swap(true, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{RandomIds, SystemClock};
+
+    #[test]
+    fn a_region_in_doubt_takes_no_orders_and_writes_nothing() {
+        let id: RegionId = "a".parse().unwrap();
+        let clock = SystemClock::new();
+        let region = Region::new(
+            id,
+            [(id, RegionNumber(std::num::NonZeroU8::MIN))].into(),
+            Epoch::FIRST,
+            HlcTimestamp::origin(id),
+            Arc::new(clock),
+            Arc::new(RandomIds::new(clock)),
+        );
+        assert!(region.may_write() && !region.is_draining());
+        region.set_in_doubt(true);
+        assert!(!region.may_write() && region.is_draining());
+        region.set_in_doubt(false);
+        assert!(region.may_write() && !region.is_draining());
+    }
+}
