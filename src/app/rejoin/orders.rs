@@ -82,11 +82,14 @@ impl Rejoin {
             let Answer::Histories(theirs) = self.ask(peer, &ask).await? else {
                 return Err(RejoinError::Unreachable(peer));
             };
-            // As many as fit, in order of ids, one at least.
-            let Some(last) = theirs.last().map(|history| history.id) else { break };
-            let told: Vec<OrderId> = asked.iter().copied().take_while(|id| *id <= last).collect();
+            // As many as fit, one at least, in the order asked: one passed over would be forgotten for good.
+            let told = asked.get(..theirs.len()).unwrap_or_default();
+            if told.is_empty() || !told.iter().eq(theirs.iter().map(|history| &history.id)) {
+                let why = "it named the order and did not tell it".to_owned();
+                return Err(RejoinError::Unsound { peer, order: asked[0], why });
+            }
             rest = &rest[told.len()..];
-            let ours = self.store.histories(self.region.id, &told).await?;
+            let ours = self.store.histories(self.region.id, told).await?;
             let mut ours: BTreeMap<OrderId, History> =
                 ours.into_iter().map(|history| (history.id, history)).collect();
             let mut orders = Vec::new();

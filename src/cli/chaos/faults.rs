@@ -224,9 +224,13 @@ impl<'a> Faults<'a> {
         files(move || {
             remove(&data)?;
             remove(&store)?;
-            // A marker need not be there yet.
-            drop(std::fs::remove_file(marker));
-            Ok(())
+            match std::fs::remove_file(marker) {
+                // A marker need not be there yet.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).context("taking the marker away")
+                }
+                _ => Ok(()),
+            }
         })
         .await?;
         fence(self.target, region).await
