@@ -42,7 +42,7 @@ pub struct AdvanceSaga {
     pub advance: Advance,
 }
 
-/// The saga and the order as they are now. `None` when another worker was faster.
+/// The saga and the order as they are now. `None` when another worker was faster, or the order has moved.
 pub(super) type Advanced = Option<(SagaRecord, Arc<OrderRecord>)>;
 
 impl Command for AdvanceSaga {
@@ -63,6 +63,9 @@ impl Command for AdvanceSaga {
         let mut saga = sagas.entry(saga_id).or_insert_with(|| self.saga.clone()).clone();
         let orders = &mut workspace.view.orders;
         let order = Arc::clone(orders.entry(order_id).or_insert_with(|| Arc::clone(&self.order)));
+        if order.order.home_region != workspace.region.id {
+            return None;
+        }
         if saga.version != self.saga.version {
             return saga.state.is_over().then_some((saga, order));
         }
@@ -139,8 +142,11 @@ pub(super) fn cancel(
     }
     for line in &order.order.lines {
         let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
-        // What an incarnation took that is over counts as sold under its ceiling, for ever.
+        // What an incarnation took that is over counts as sold under its ceiling, for ever; what another region took,
+        // it gives back itself when it copies the cancellation.
+        let is_ours = order.order.placed_in() == workspace.region.id;
         let own = held
+            .filter(|_| is_ours)
             .filter(|held| held.epoch == workspace.region.epoch || is_on(Mutant::OldHoldsReleased));
         for allocation in own.collect::<Vec<_>>() {
             let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };

@@ -9,9 +9,11 @@ mod advance_saga;
 mod cancel_duplicate;
 mod catalogue;
 mod completions;
+pub mod evacuate;
 mod in_flight;
 mod intent_lookup;
 mod inventory;
+mod move_orders;
 mod place_order;
 pub mod reconcile;
 mod region;
@@ -35,6 +37,7 @@ pub use inventory::{
     AdjustOutcome, AdjustStock, Adjusted, Adjustment, InventoryView, NodeView, RegionView,
     inventory_view,
 };
+pub use move_orders::MoveOrders;
 pub use place_order::{PlaceOrder, PlaceOutcome, place_order};
 pub use region::Region;
 pub use run_saga::SagaRunner;

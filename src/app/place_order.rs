@@ -150,8 +150,10 @@ impl PlaceOrder {
             return Some(other);
         }
         let order = record.order_id.and_then(|id| workspace.view.orders.get(&id)).cloned();
-        if !is_own(&record) {
-            return Some(PlaceOutcome::Elsewhere { home: record.region, copy: order });
+        // An order that has moved is answered by its home of now.
+        let home = order.as_ref().map_or(record.region, |order| order.order.home_region);
+        if home != workspace.region.id {
+            return Some(PlaceOutcome::Elsewhere { home, copy: order });
         }
         match (&record.answer, order) {
             (Some(StoredAnswer::InsufficientStock(refusals)), _) => {

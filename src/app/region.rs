@@ -74,8 +74,8 @@ impl Region {
         OrderId::new(self.ids.uuid(), self.number)
     }
 
-    /// The home of an order, read from its id; `None` for an id that no region of this deployment made.
-    pub fn home_of(&self, order: OrderId) -> Option<RegionId> {
+    /// Which region placed an order, read from its id; `None` for an id that no region of this deployment made.
+    pub fn placed_in(&self, order: OrderId) -> Option<RegionId> {
         let home = order.home()?;
         self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
     }

@@ -332,6 +332,14 @@ impl App {
         Ok(true)
     }
 
+    /// Which region writes an order, as far as is known here. `None` for an id that no region of this deployment
+    /// made.
+    pub async fn home_of(&self, id: OrderId) -> Result<Option<RegionId>, StoreError> {
+        let Some(placed_in) = self.region.placed_in(id) else { return Ok(None) };
+        let order = self.reader.order(id).await?;
+        Ok(Some(order.map_or(placed_in, |record| record.order.home_region)))
+    }
+
     /// A payment provider says that something happened to an order: look now.
     pub async fn nudge_order(&self, id: OrderId) -> Result<(), StoreError> {
         match self.reader.order(id).await? {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::app::evacuate::Evacuation;
 use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
@@ -127,6 +128,7 @@ struct Parts {
     replication: workers::Replication,
     reconciler: Arc<Reconciler>,
     rejoin: Arc<Rejoin>,
+    evacuation: Arc<Evacuation>,
     verification: Arc<Verification>,
     metrics: Arc<Metrics>,
     signals: Signals,
@@ -178,6 +180,10 @@ async fn parts(
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
+        takes_orders: {
+            let region = Arc::clone(&region);
+            Box::new(move || !region.is_draining())
+        },
         may_give: {
             let region = Arc::clone(&region);
             Box::new(move || region.may_write())
@@ -194,6 +200,17 @@ async fn parts(
     };
     let writer =
         Writer::start(tasks, Arc::clone(&region), store.clone(), signals.clone(), settings);
+    let evacuation = Arc::new(Evacuation {
+        region: Arc::clone(&region),
+        rights: Arc::clone(&rights),
+        reader: store.clone(),
+        writer: writer.clone(),
+        stops: Arc::clone(&stops),
+        log: store.clone(),
+        bus: Arc::clone(&bus),
+        tasks: tasks.clone(),
+        run: Mutex::default(),
+    });
     let gateway = Arc::new(SimulatorClient::new(
         &config.payments_url,
         config.payments_answer_timeout,
@@ -276,7 +293,17 @@ async fn parts(
         on_begun: Box::new(ended),
     });
     let replication = workers::Replication { region, bus, store, peers, stops };
-    Ok(Parts { app, rights, replication, reconciler, rejoin, verification, metrics, signals })
+    Ok(Parts {
+        app,
+        rights,
+        replication,
+        reconciler,
+        rejoin,
+        evacuation,
+        verification,
+        metrics,
+        signals,
+    })
 }
 
 async fn bus(config: &RegionConfig) -> anyhow::Result<NatsBus> {
@@ -376,6 +403,7 @@ fn context(
         rights: Some(Arc::clone(&parts.rights)),
         reconciler: Some(Arc::clone(&parts.reconciler)),
         rejoin: Some(Arc::clone(&parts.rejoin)),
+        evacuation: Some(Arc::clone(&parts.evacuation)),
         verification: Some(Arc::clone(&parts.verification)),
         outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),

@@ -59,6 +59,8 @@ enum Lever {
     Resume(LeverArgs),
     /// Declares a region dead: the others take over what it had not sold.
     Fence(LeverArgs),
+    /// Gives a region up while it lives: what it may sell and its orders go to another one.
+    Evacuate(EvacuateArgs),
     /// A fenced region comes back; one whose database was set back begins a new incarnation.
     Rejoin(LeverArgs),
 }
@@ -75,6 +77,21 @@ struct LeverArgs {
     json: bool,
     #[command(flatten)]
     target: TargetArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  entrepot region evacuate eu-west --dry-run\n  entrepot region evacuate eu-west --to us-east\n  entrepot region evacuate eu-west --abort"
+)]
+struct EvacuateArgs {
+    #[command(flatten)]
+    lever: LeverArgs,
+    /// Who gets everything; the first region in reach if absent.
+    #[arg(long)]
+    to: Option<RegionId>,
+    /// Ends an evacuation that has not moved orders yet; the region takes orders again.
+    #[arg(long, conflicts_with_all = ["dry_run", "to"])]
+    abort: bool,
 }
 
 /// One region and what it sees.
@@ -171,13 +188,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Lever::Resume(args) => ("resume", args),
         Lever::Fence(args) => ("fence", args),
         Lever::Rejoin(args) => ("rejoin", args),
+        Lever::Evacuate(args) => return evacuate(args).await,
     };
     let target = Target::find(&args.target, "operator")?;
     let region = args.region;
-    if !target.regions.contains(&region) {
-        let known: Vec<_> = target.regions.iter().map(RegionId::as_str).collect();
-        anyhow::bail!("there is no region {region}; there are {}", known.join(", "));
-    }
+    ensure_known(&target, region)?;
     let asked = if name == "fence" { survivor(&target, region).await? } else { region };
     if args.dry_run {
         let view = look(&target, asked).await;
@@ -189,6 +204,82 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     report(args.json, &pull(&target, name, region, asked).await?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn ensure_known(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    let known: Vec<_> = target.regions.iter().map(RegionId::as_str).collect();
+    let is_known = target.regions.contains(&region);
+    anyhow::ensure!(is_known, "there is no region {region}; there are {}", known.join(", "));
+    Ok(())
+}
+
+/// Asks until it has ended: each call waits a while, and tells how far it is.
+async fn evacuate(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
+    let EvacuateArgs { lever, to, abort } = args;
+    let target = Target::find(&lever.target, "operator")?;
+    let region = lever.region;
+    ensure_known(&target, region)?;
+    let heir = to.map(|to| format!("&to={to}")).unwrap_or_default();
+    let dry_run = lever.dry_run;
+    let path =
+        format!("/api/v1/admin/regions/{region}/evacuate?dry_run={dry_run}&abort={abort}{heir}");
+    let server = server_of(&target, region)?;
+    let mut told = Value::Null;
+    loop {
+        let call = Call {
+            method: Method::POST,
+            path: &path,
+            token: target.admin(region),
+            idempotency_key: None,
+            body: Bytes::new(),
+        };
+        let answer: Value = server.send(call).await?.expect(&path)?;
+        let status = answer["status"].as_str().unwrap_or_default();
+        if answer.get("would").is_some() || matches!(status, "done" | "failed" | "aborted") {
+            report_evacuation(lever.json, &answer);
+            anyhow::ensure!(
+                status != "failed",
+                "{region} is drained and not given up: {}; what has moved stays moved. Repeat it, or `entrepot region \
+                 resume {region}`",
+                answer["detail"].as_str().unwrap_or("no reason was told")
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        if answer != told && !lever.json {
+            report_evacuation(false, &answer);
+        }
+        told = answer;
+    }
+}
+
+fn report_evacuation(as_json: bool, answer: &Value) {
+    if as_json {
+        output::line(&answer.to_string());
+        return;
+    }
+    let text = |name: &str| answer[name].as_str().unwrap_or("?");
+    let count = |name: &str| answer[name].as_u64().unwrap_or(0);
+    let line = if answer.get("would").is_some() {
+        format!(
+            "{} would be drained; {} orders and {} units would go to {}; {} orders are on their way and would be waited for",
+            text("region"),
+            count("orders"),
+            count("units"),
+            text("to"),
+            count("undecided"),
+        )
+    } else {
+        format!(
+            "{}: {}; {} units and {} orders have gone to {}",
+            text("region"),
+            text("status"),
+            count("units_moved"),
+            count("orders_moved"),
+            text("to"),
+        )
+    };
+    let detail = answer["detail"].as_str().map(|detail| format!(" ({detail})"));
+    output::line(&format!("{line}{}", detail.unwrap_or_default()));
 }
 
 /// Pulls a lever at the server of `asked`, and waits until that is done. Answers what there is to tell.

@@ -30,8 +30,9 @@ pub struct OrderChange {
     pub intent: Option<IntentRecord>,
     /// In order, without a gap.
     pub events: Vec<Event>,
-    /// The home tells the whole order again, as many events a commit: some of them, or all, may be known. Of an
-    /// order that is not told again: empty.
+    /// The home tells the whole order, as many events a commit: some of them, or all, may be known. So it does when it
+    /// begins anew, and always of an order that has moved, since the homes before told the rest in outboxes of their
+    /// own. Else empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retold: Vec<usize>,
 }

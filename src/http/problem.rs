@@ -64,6 +64,8 @@ codes! {
     RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back, or the region rejoins as a new incarnation.";
     RejoinUnderWay = "rejoin_under_way" CONFLICT "The region is rejoining" "A new incarnation of the region is being prepared. Nothing else was begun; look at the status of the region.";
     RejoinRefused = "rejoin_refused" CONFLICT "The region can't rejoin as it is" "What the regions know of an order can't be put together. The region stays out of traffic; the detail names the order, and a person has to look at it.";
+    NoEvacuation = "no_evacuation" CONFLICT "No evacuation is under way" "There is nothing to abort. Nothing was changed.";
+    EvacuationPastReturn = "evacuation_past_return" CONFLICT "The evacuation can't be aborted any more" "Orders have moved to another region. It goes to its end; evacuate that region if the orders are to come back.";
     NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. Nothing was done.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";
     PreconditionFailed = "precondition_failed" PRECONDITION_FAILED "It changed meanwhile" "If-Match names an older version. Read it again, decide again.";

@@ -300,6 +300,7 @@ impl Fixture {
             outbox: None,
             reconciler: None,
             rejoin: None,
+            evacuation: None,
             verification: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),

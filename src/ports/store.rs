@@ -224,6 +224,13 @@ pub trait Reader: Send + Sync {
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<OrderRecord>, StoreError>;
     /// Events of an order after a sequence, oldest first, at most `limit`.
     async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError>;
+    /// Orders of a home that are not cancelled, by id, after the given one, and whether each is decided.
+    async fn standing(
+        &self,
+        home: RegionId,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<(OrderId, bool)>, StoreError>;
     /// The sagas of an order, oldest first.
     async fn sagas_of(&self, id: OrderId) -> Result<Vec<SagaRecord>, StoreError>;
     /// One saga.

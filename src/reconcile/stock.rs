@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::order::{AllocationState, Order};
+use crate::domain::order::Order;
 use crate::escrow::{BUCKETS, bucket_of};
 use crate::types::{Actor, StockKey};
 
@@ -109,15 +109,11 @@ impl Holdings {
         self.buckets.contains(&bucket_of(key))
     }
 
-    /// Takes in an order of this region.
+    /// Takes in an order that this region placed: units stay held under its rights where the order has moved.
     pub fn add(&mut self, order: &Order) {
-        for line in &order.lines {
-            let held = line.allocations.iter().filter(|held| held.state == AllocationState::Held);
-            for allocation in held.filter(|held| held.epoch == self.own.epoch) {
-                let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
-                if self.covers(&key) {
-                    *self.held.entry(key).or_default() += i64::from(allocation.quantity);
-                }
+        for (key, units) in order.held_under(self.own) {
+            if self.covers(&key) {
+                *self.held.entry(key).or_default() += i64::try_from(units).unwrap_or(i64::MAX);
             }
         }
     }

@@ -228,6 +228,16 @@ impl Reader for Database {
         self.memory.orders(filter).await
     }
 
+    async fn standing(
+        &self,
+        home: RegionId,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<(OrderId, bool)>, StoreError> {
+        self.reads().await?;
+        self.memory.standing(home, after, limit).await
+    }
+
     async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.reads().await?;
         self.memory.events(id, after, limit).await
@@ -371,7 +381,7 @@ impl ReplicationStore for Database {
             let (origin, count, to) = (last.origin, batch.len(), last.position());
             match &applied {
                 Ok(Applied::Done) => {
-                    self.shared.checks.applied(self.region(), after, batch);
+                    self.shared.checks.applied(&self.memory, after, batch);
                     self.note(format_args!("applies {count} of {origin} up to {to}"));
                 }
                 Ok(Applied::WatermarkIsAt(at)) => {

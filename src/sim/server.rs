@@ -308,6 +308,10 @@ fn rights(
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),
+        takes_orders: {
+            let region = Arc::clone(region);
+            Box::new(move || !region.is_draining())
+        },
         may_give: Box::new(move || of_region.may_write()),
         sums_age: RIGHTS_TIMES.digest_interval / 6,
         request_timeout: REQUEST_TIMEOUT,

@@ -11,17 +11,20 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::IntentRecord;
+use crate::domain::inventory::{StockDelta, StockDeltas};
+use crate::domain::order::Event;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
 use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
 use crate::replication::PAYLOAD_BYTES_MAX;
-use crate::types::{HlcTimestamp, OrderId};
+use crate::types::{Actor, HlcTimestamp, OrderId};
 
+use super::copies::EVENTS_OF;
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
 use super::{Lease, PgStore, encode, sagas, within};
 
@@ -148,6 +151,13 @@ impl Store for PgStore {
                 };
                 within(self.deadline, commit).await.map_err(unknown)?;
                 lease.keep();
+                let come_here = |write: &OrderWrite| {
+                    let is_here = write.record.order.home_region == self.region;
+                    is_here && write.events.iter().any(Event::is_move)
+                };
+                if changes.orders.values().any(come_here) {
+                    self.recent_claims().moved(stamp.now_ms);
+                }
                 Ok(Committed { sequence })
             }
             Err(problem) => {
@@ -281,6 +291,8 @@ enum ChangeOut<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         intent: Option<&'a IntentRecord>,
         events: Box<RawValue>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        retold: Vec<usize>,
     },
     Product(&'a Product),
     Node(&'a Node),
@@ -306,6 +318,7 @@ async fn write_orders<'a>(
             order_id: *order_id,
             intent: intent.as_ref(),
             events: json,
+            retold: Vec::new(),
         });
     }
     if changed.len() > 0
@@ -319,10 +332,39 @@ async fn write_orders<'a>(
     }
     if !changes.orders.is_empty() {
         events.insert(connection).await?;
+        tell_whole(connection, changes, &mut payload).await?;
     }
     payload.changes.extend(changes.products.values().map(ChangeOut::Product));
     payload.changes.extend(changes.nodes.values().map(ChangeOut::Node));
     Ok(payload)
+}
+
+/// Orders that have moved are told whole, with what was just written.
+async fn tell_whole(
+    connection: &mut PgConnection,
+    changes: &ChangeSet,
+    payload: &mut PayloadOut<'_>,
+) -> Result<(), Problem> {
+    let moved = changes.orders.iter().filter(|(_, write)| write.record.order.moved.is_some());
+    let ids: Vec<Uuid> = moved.map(|(id, _)| id.0).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut commits: BTreeMap<OrderId, Vec<Vec<Event>>> = BTreeMap::new();
+    for row in sqlx::query(EVENTS_OF).bind(ids).fetch_all(connection).await? {
+        let commit: Vec<Event> = encode::from_json(row.try_get("events")?)?;
+        commits.entry(OrderId(row.try_get("order_id")?)).or_default().push(commit);
+    }
+    for change in &mut payload.changes {
+        if let ChangeOut::Order { order_id, events, retold, .. } = change
+            && let Some(commits) = commits.get(order_id)
+        {
+            let whole = serde_json::value::to_raw_value(&commits.concat());
+            *events = whole.expect("our own type always serializes");
+            *retold = commits.iter().map(Vec::len).collect();
+        }
+    }
+    Ok(())
 }
 
 async fn write_sagas(connection: &mut PgConnection, changes: &ChangeSet) -> Result<(), Problem> {
@@ -466,26 +508,52 @@ async fn change_rights(
             .execute(&mut *connection)
             .await?;
     }
-    let column = |of: fn(&crate::domain::inventory::StockDelta) -> u64| -> Vec<i64> {
-        changes.stock.values().map(|delta| signed(of(delta))).collect()
-    };
-    let done = sqlx::query(CHANGE_RIGHTS)
-        .bind(region)
-        .bind(epoch)
-        .bind(changes.stock.keys().map(|key| key.sku.as_str()).collect::<Vec<_>>())
-        .bind(changes.stock.keys().map(|key| key.node.as_str()).collect::<Vec<_>>())
-        .bind(column(|delta| delta.received))
-        .bind(column(|delta| delta.spent))
-        .bind(column(|delta| delta.released))
-        .bind(column(|delta| delta.withdrawn))
-        .bind(
-            changes.stock.values().map(|delta| delta.counted_from.map(signed)).collect::<Vec<_>>(),
-        )
-        .execute(connection)
-        .await?;
-    if done.rows_affected() == changes.stock.len() as u64 || is_on(Mutant::UnguardedReserve) {
+    let written = write_rights(connection, region, epoch, &changes.stock).await?;
+    if written == changes.stock.len() as u64 || is_on(Mutant::UnguardedReserve) {
         Ok(())
     } else {
         Err(Problem::Conflict("stock was taken meanwhile"))
     }
+}
+
+/// Answers how many rows were written: the guard passes over the others.
+async fn write_rights(
+    connection: &mut PgConnection,
+    region: &str,
+    epoch: i32,
+    stock: &StockDeltas,
+) -> Result<u64, sqlx::Error> {
+    let column = |of: fn(&StockDelta) -> u64| -> Vec<i64> {
+        stock.values().map(|delta| signed(of(delta))).collect()
+    };
+    let done = sqlx::query(CHANGE_RIGHTS)
+        .bind(region)
+        .bind(epoch)
+        .bind(stock.keys().map(|key| key.sku.as_str()).collect::<Vec<_>>())
+        .bind(stock.keys().map(|key| key.node.as_str()).collect::<Vec<_>>())
+        .bind(column(|delta| delta.received))
+        .bind(column(|delta| delta.spent))
+        .bind(column(|delta| delta.released))
+        .bind(column(|delta| delta.withdrawn))
+        .bind(stock.values().map(|delta| delta.counted_from.map(signed)).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Gives back units that orders held which have moved to another home.
+pub(crate) async fn give_back(
+    connection: &mut PgConnection,
+    owner: Actor,
+    stock: &StockDeltas,
+) -> Result<(), sqlx::Error> {
+    if stock.is_empty() {
+        return Ok(());
+    }
+    let epoch = i32::try_from(owner.epoch.0).expect("epochs are counted by people");
+    let written = write_rights(connection, owner.region.as_str(), epoch, stock).await?;
+    if written != stock.len() as u64 {
+        tracing::error!(%owner, "units of moved orders are given back that were never taken: a bug");
+    }
+    Ok(())
 }

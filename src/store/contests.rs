@@ -11,14 +11,15 @@ use crate::types::RegionId;
 pub(super) const STATEMENTS: &[&str] =
     &[CONTEST, CONTEST_ALL, CONTEST_REFERENCES, CONTEST_ALL_REFERENCES];
 
-/// Two regions took the same intent and each made an order of it: to be settled.
+/// Two regions took the same intent and each made an order of it: to be settled by the home of each.
 const CONTEST: &str = "
 INSERT INTO contested (order_id, other_order_id)
 SELECT own.order_id, other.order_id
 FROM unnest($2::text[], $3::text[]) AS u(principal, key)
-JOIN idempotency own ON own.principal = u.principal AND own.key = u.key AND own.region = $1
-JOIN idempotency other ON other.principal = u.principal AND other.key = u.key AND other.region <> $1
-WHERE own.order_id IS NOT NULL AND other.order_id IS NOT NULL
+JOIN idempotency own ON own.principal = u.principal AND own.key = u.key
+JOIN idempotency other ON other.principal = u.principal AND other.key = u.key AND other.region <> own.region
+JOIN orders o ON o.order_id = own.order_id AND o.home_region = $1
+WHERE other.order_id IS NOT NULL
 ON CONFLICT DO NOTHING";
 
 /// The same over everything, once at each start.
@@ -26,8 +27,9 @@ const CONTEST_ALL: &str = "
 INSERT INTO contested (order_id, other_order_id)
 SELECT own.order_id, other.order_id
 FROM idempotency own
-JOIN idempotency other ON other.principal = own.principal AND other.key = own.key AND other.region <> $1
-WHERE own.region = $1 AND own.order_id IS NOT NULL AND other.order_id IS NOT NULL
+JOIN idempotency other ON other.principal = own.principal AND other.key = own.key AND other.region <> own.region
+JOIN orders o ON o.order_id = own.order_id AND o.home_region = $1
+WHERE other.order_id IS NOT NULL
 ON CONFLICT DO NOTHING";
 
 /// Two regions took the same reference of a channel, for the same customer. Two customers who happen to
@@ -39,7 +41,7 @@ FROM unnest($2::text[], $3::text[]) AS u(channel, reference)
 JOIN orders own ON own.channel = u.channel AND own.channel_order_ref = u.reference AND own.stands
                AND own.home_region = $1
 JOIN orders other ON other.channel = u.channel AND other.channel_order_ref = u.reference AND other.stands
-                 AND other.home_region <> $1
+                 AND other.order_id <> own.order_id
 WHERE own.customer_id IS NOT DISTINCT FROM other.customer_id
 ON CONFLICT DO NOTHING";
 
@@ -49,7 +51,7 @@ INSERT INTO contested (order_id, other_order_id)
 SELECT own.order_id, other.order_id
 FROM orders own
 JOIN orders other ON other.channel = own.channel AND other.channel_order_ref = own.channel_order_ref
-                 AND other.stands AND other.home_region <> $1
+                 AND other.stands AND other.order_id <> own.order_id
 WHERE own.channel_order_ref IS NOT NULL AND own.stands AND own.home_region = $1
   AND own.customer_id IS NOT DISTINCT FROM other.customer_id
 ON CONFLICT DO NOTHING";
@@ -119,6 +121,13 @@ impl RecentClaims {
         if !claims.is_empty() {
             self.copied.push_back((now_ms, claims));
         }
+    }
+
+    /// Orders have come to be this region's: what they contest is not known by what was copied lately.
+    /// They come in many commits: one look, after the last.
+    pub(super) fn moved(&mut self, now_ms: u64) {
+        self.all_were_seen = false;
+        self.all_not_before_ms = now_ms.saturating_add(VISIBLE_AFTER_MS);
     }
 
     /// What is to be looked at now.

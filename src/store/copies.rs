@@ -5,7 +5,7 @@
 //! refused, and with it the whole batch. So a copy is right or it stands still with an alert; it is
 //! never quietly different.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::to_raw_value;
 use sqlx::{PgConnection, Row as _};
@@ -14,18 +14,22 @@ use uuid::Uuid;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, OrderChange, Payload};
 use crate::domain::idempotency::IntentRecord;
-use crate::domain::order::{Event, OrderRecord, OrderStatus, Relation, fold_copy, relate};
+use crate::domain::inventory::{StockDelta, StockDeltas};
+use crate::domain::order::{
+    Event, OrderRecord, OrderStatus, Take, fold_copy, released, take_new, take_whole,
+};
 use crate::mutants::{Mutant, is_on};
 use crate::replication::{Envelope, Position};
-use crate::types::{NodeId, OrderId, RegionId, Sku};
+use crate::saga::SagaRecord;
+use crate::types::{Actor, Epoch, NodeId, OrderId, RegionId, Sku};
 
-use super::commit::{insert_intents_with, upsert_nodes, upsert_products};
+use super::commit::{give_back, insert_intents_with, upsert_nodes, upsert_products};
 use super::contests::{self, Claims};
 use super::encode::{self, EventColumns, OrderColumns, from_json, order_record};
-use super::load;
-use super::rejoin::SET_ASIDE;
+use super::rejoin::{DROP_SAGAS, SET_ASIDE};
+use super::{load, sagas};
 
-pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS, EVENTS_OF];
+pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS, EVENTS_OF, EPOCH];
 
 /// An intent that was copied already stays as it is.
 pub(super) const COPY_INTENTS: &str = "
@@ -35,8 +39,11 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text
      AS u(a, b, c, d, e, f, g)
 ON CONFLICT DO NOTHING";
 
-const EVENTS_OF: &str = "
+pub(super) const EVENTS_OF: &str = "
 SELECT order_id, events FROM order_events WHERE order_id = ANY($1::uuid[]) ORDER BY order_id, first_seq";
+
+/// Until the commit is through, no other incarnation begins.
+const EPOCH: &str = "SELECT epoch FROM outbox_head FOR SHARE";
 
 /// Why copies could not be written. Nothing was.
 #[derive(Debug)]
@@ -67,6 +74,8 @@ pub(super) struct Copies {
     references: Vec<(String, String)>,
     products: BTreeMap<Sku, Product>,
     nodes: BTreeMap<NodeId, Node>,
+    /// Orders have come to be this region's.
+    pub(super) came_here: bool,
 }
 
 /// Reads the payloads of a batch.
@@ -114,8 +123,9 @@ impl Copies {
         connection: &mut PgConnection,
         own: RegionId,
         origin: RegionId,
+        now_ms: u64,
     ) -> Result<(), CopyProblem> {
-        self.write_orders(connection, origin).await?;
+        self.write_orders(connection, own, origin, now_ms).await?;
         insert_intents_with(COPY_INTENTS, connection, &self.intents).await?;
         // As far as the commits of this region can be seen by now.
         contests::find(connection, own, &self.claims()).await?;
@@ -127,66 +137,66 @@ impl Copies {
     async fn write_orders(
         &mut self,
         connection: &mut PgConnection,
+        own: RegionId,
         origin: RegionId,
+        now_ms: u64,
     ) -> Result<(), CopyProblem> {
         if self.orders.is_empty() {
             return Ok(());
         }
-        let mut records = self.stored(connection).await?;
+        let stored = self.stored(connection).await?;
         let mut known = self.histories(connection).await?;
+        let (mut records, mut changed) = (stored.clone(), BTreeSet::new());
         let (mut events, mut parted) = (EventColumns::default(), Vec::new());
         for (position, change) in &self.orders {
+            let id = change.order_id;
             let cant = |reason: String| CopyProblem::CantApply {
                 position: *position,
-                reason: format!("order {}: {reason}", change.order_id),
+                reason: format!("order {id}: {reason}"),
             };
-            let mut before = records.remove(&change.order_id);
-            let is_new = before.is_none();
-            let mut commits = change.commits();
-            if !change.retold.is_empty() {
-                let ours = known.remove(&change.order_id).unwrap_or_default();
-                match relate(&ours, &change.events) {
-                    Relation::Same | Relation::WeKnowMore => commits.clear(),
-                    Relation::TheyKnowMore => {
-                        let is_known = |event: &Event| event.seq <= ours.len() as u64;
-                        for commit in &mut commits {
-                            *commit = &commit[commit.partition_point(is_known)..];
-                        }
-                        commits.retain(|commit| !commit.is_empty());
-                    }
-                    Relation::Parted => {
-                        before = None;
-                        parted.push(change.order_id.0);
-                    }
-                }
-            }
-            let retold;
-            let new = if change.retold.is_empty() {
-                &change.events
+            let is_whole = !change.retold.is_empty();
+            let ours = known.entry(id).or_default();
+            let take = if is_whole {
+                take_whole(ours, &change.events)
             } else {
-                retold = commits.concat();
-                &retold
+                take_new(records.get(&id), origin)
             };
-            let record = fold_copy(before, change.order_id, new)
+            let before = match take {
+                Take::Nothing => continue,
+                Take::Append => records.remove(&id),
+                Take::Replace => {
+                    parted.push(id.0);
+                    ours.clear();
+                    None
+                }
+            };
+            let is_new = before.is_none();
+            let have = if is_whole { ours.len() as u64 } else { 0 };
+            let record = fold_copy(before, id, &change.events)
                 .map_err(|error| cant(error.to_string()))?
                 .ok_or_else(|| cant("no events".to_owned()))?;
-            if record.order.home_region != origin && !is_on(Mutant::ForeignOrdersCopied) {
-                let home = record.order.home_region;
+            let home = record.order.home_region;
+            let is_last = change.events.last().is_some_and(|last| last.region == origin);
+            if home != origin && !is_last && !is_on(Mutant::ForeignOrdersCopied) {
                 return Err(cant(format!("its home is {home}, {origin} may not write it (I-13)")));
             }
             if let Some(reference) = record.order.channel_order_ref.clone().filter(|_| is_new) {
                 self.references.push((record.order.channel.clone(), reference));
             }
-            records.insert(change.order_id, record);
-            for commit in commits {
+            records.insert(id, record);
+            changed.insert(id);
+            for commit in change.commits() {
+                let commit = &commit[commit.partition_point(|event| event.seq <= have)..];
                 let json = to_raw_value(commit).expect("our own type always serializes");
-                events.push(change.order_id, commit, json.get().to_owned());
+                events.push(id, commit, json.get().to_owned());
+                ours.extend_from_slice(commit);
             }
         }
         if !parted.is_empty() {
             tracing::warn!(orders = ?parted, "the home tells another history of these orders: ours is set aside");
             sqlx::query(SET_ASIDE).bind(parted).execute(&mut *connection).await?;
         }
+        records.retain(|id, _| changed.contains(id));
         // The cancelled ones first: they leave their channel reference to one of the others.
         let (mut cancelled, mut standing) = (OrderColumns::default(), OrderColumns::default());
         for record in records.values() {
@@ -197,6 +207,8 @@ impl Copies {
             columns.insert(encode::UPSERT_COPIES, connection).await?;
         }
         events.insert(connection).await?;
+        let pairs = records.values().map(|after| (stored.get(&after.order.id), after));
+        self.came_here = write_moves(connection, own, pairs.collect(), now_ms).await?;
         Ok(())
     }
 
@@ -219,16 +231,13 @@ impl Copies {
         Ok(known)
     }
 
-    /// The copies that the batch continues. New orders need not be looked for.
+    /// The copies that are here. Also of orders that the batch begins: one that has moved is told by two homes, in any
+    /// order.
     async fn stored(
         &self,
         connection: &mut PgConnection,
     ) -> Result<BTreeMap<OrderId, OrderRecord>, CopyProblem> {
-        let continued = self.orders.iter().filter_map(|(_, change)| {
-            let first = change.events.first()?;
-            (first.seq > 1 || !change.retold.is_empty()).then_some(change.order_id.0)
-        });
-        let mut ids: Vec<Uuid> = continued.collect();
+        let mut ids: Vec<Uuid> = self.orders.iter().map(|(_, change)| change.order_id.0).collect();
         ids.sort_unstable();
         ids.dedup();
         if ids.is_empty() {
@@ -247,4 +256,44 @@ impl Copies {
         let intents = self.intents.iter().map(|record| record.intent.clone());
         Claims { intents: intents.collect(), references: self.references.clone() }
     }
+}
+
+/// What follows here from orders that have a home elsewhere, or have come from there: this region's sagas are for its own
+/// orders, and units held under its rights are given back by whoever is the home, in the moment in which that is
+/// copied. Answers whether some came here.
+async fn write_moves(
+    connection: &mut PgConnection,
+    own: RegionId,
+    orders: Vec<(Option<&OrderRecord>, &OrderRecord)>,
+    now_ms: u64,
+) -> Result<bool, sqlx::Error> {
+    let moved: Vec<_> =
+        orders.into_iter().filter(|(_, after)| after.order.moved.is_some()).collect();
+    if moved.is_empty() {
+        return Ok(false);
+    }
+    let ids = moved.iter().map(|(_, after)| after.order.id.0).collect::<Vec<_>>();
+    let is_ours = |order: &&OrderRecord| order.order.home_region == own;
+    let sagas: Vec<SagaRecord> = moved
+        .iter()
+        .map(|(_, after)| *after)
+        .filter(is_ours)
+        .map(|after| SagaRecord::taken_up(&after.order, now_ms))
+        .collect();
+    sqlx::query(DROP_SAGAS).bind(ids).execute(&mut *connection).await?;
+    sagas::insert(connection, &sagas.iter().collect::<Vec<_>>()).await?;
+    let placed_here = |after: &OrderRecord| after.order.placed_in() == own;
+    if !moved.iter().any(|(_, after)| placed_here(after)) {
+        return Ok(!sagas.is_empty());
+    }
+    let epoch: i32 = sqlx::query_scalar(EPOCH).fetch_one(&mut *connection).await?;
+    let owner = Actor { region: own, epoch: Epoch(u32::try_from(epoch).unwrap_or_default()) };
+    let released = moved.iter().map(|(before, after)| released(*before, after, owner));
+    let mut stock = StockDeltas::new();
+    for (key, units) in released.flatten() {
+        let delta = StockDelta { released: units, ..StockDelta::default() };
+        stock.entry(key).or_default().add(delta);
+    }
+    give_back(connection, owner, &stock).await?;
+    Ok(!sagas.is_empty())
 }

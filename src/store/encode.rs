@@ -160,6 +160,7 @@ impl OrderColumns {
             .bind(&self.updated_hlc)
             .bind(&self.chain_hash)
             .bind(&self.document)
+            .bind(&self.home_region)
             .execute(connection)
             .await?;
         Ok(done.rows_affected())
@@ -185,7 +186,7 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
             $9::bigint[], $10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[])
      AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)
 ON CONFLICT (order_id) DO UPDATE
-SET status = excluded.status, payment_status = excluded.payment_status,
+SET home_region = excluded.home_region, status = excluded.status, payment_status = excluded.payment_status,
     fulfillment_status = excluded.fulfillment_status, version = excluded.version,
     total_minor = excluded.total_minor, updated_hlc = excluded.updated_hlc, chain_hash = excluded.chain_hash,
     document = excluded.document
@@ -194,9 +195,9 @@ WHERE orders.version < excluded.version";
 pub(crate) const UPDATE_ORDERS: &str = "
 UPDATE orders AS r
 SET status = u.c, payment_status = u.d, fulfillment_status = u.e, version = u.f, total_minor = u.g,
-    updated_hlc = u.h, chain_hash = u.i, document = u.j
+    updated_hlc = u.h, chain_hash = u.i, document = u.j, home_region = u.k
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::text[], $9::text[], $10::text[]) AS u(a, b, c, d, e, f, g, h, i, j)
+            $8::text[], $9::text[], $10::text[], $11::text[]) AS u(a, b, c, d, e, f, g, h, i, j, k)
 WHERE r.order_id = u.a AND r.version = u.b";
 
 /// A second row for the same first sequence would be a fork of the order's history: refused by the key.

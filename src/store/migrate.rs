@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "reconciliations", include_str!("../../migrations/0006_reconciliations.sql")),
     (7, "registers", include_str!("../../migrations/0007_registers.sql")),
     (8, "incarnations", include_str!("../../migrations/0008_incarnations.sql")),
+    (9, "moved_orders", include_str!("../../migrations/0009_moved_orders.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

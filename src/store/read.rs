@@ -23,6 +23,7 @@ use super::{PgStore, load, within};
 pub(super) const STATEMENTS: &[&str] = &[
     ORDER,
     LIST_ORDERS,
+    STANDING,
     EVENTS,
     SAGA,
     OPEN_SAGAS,
@@ -50,6 +51,10 @@ WHERE ($1::text IS NULL OR customer_id = $1)
   AND ($4::text IS NULL OR created_hlc >= $4)
   AND ($5::uuid IS NULL OR order_id < $5)
 ORDER BY order_id DESC LIMIT $6";
+
+const STANDING: &str = "
+SELECT order_id, status <> 'pending' AS is_decided FROM orders
+WHERE home_region = $1 AND ($2::uuid IS NULL OR order_id > $2) AND stands ORDER BY order_id LIMIT $3";
 
 /// A row has one event or more, so that so many rows are enough.
 const EVENTS: &str = "
@@ -87,6 +92,7 @@ SELECT own.order_id, own.version, own.chain_hash, own.created_hlc, own.updated_h
        other.updated_hlc AS other_updated_hlc, other.document AS other_document
 FROM contested c
 JOIN orders own ON own.order_id = c.order_id
+                AND own.home_region = (SELECT region FROM region_identity)
 JOIN orders other ON other.order_id = c.other_order_id
 WHERE NOT c.settled AND ($1::uuid IS NULL OR (c.order_id, c.other_order_id) > ($1, $2))
 ORDER BY c.order_id, c.other_order_id LIMIT $3";
@@ -140,6 +146,22 @@ impl Reader for PgStore {
             .bind(i64::from(filter.limit));
         let rows = self.rows(query).await.map_err(store_error)?;
         rows.iter().map(order_record).collect::<Result<_, _>>().map_err(store_error)
+    }
+
+    async fn standing(
+        &self,
+        home: RegionId,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<(OrderId, bool)>, StoreError> {
+        let query = sqlx::query(STANDING)
+            .bind(home.as_str())
+            .bind(after.map(|id| id.0))
+            .bind(i64::from(limit));
+        let rows = self.rows(query).await.map_err(store_error)?;
+        let standing =
+            |row: &PgRow| Ok((OrderId(row.try_get("order_id")?), row.try_get("is_decided")?));
+        rows.iter().map(standing).collect::<Result<_, sqlx::Error>>().map_err(store_error)
     }
 
     async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {

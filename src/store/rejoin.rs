@@ -105,7 +105,7 @@ WHERE e.order_id = ANY($2::uuid[]) ORDER BY e.order_id, e.first_seq";
 
 pub(super) const SET_ASIDE: &str = "SELECT set_histories_aside($1)";
 
-const DROP_SAGAS: &str = "SELECT drop_sagas($1)";
+pub(super) const DROP_SAGAS: &str = "SELECT drop_sagas($1)";
 
 const ABANDONED: &str = "
 SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document FROM orders o

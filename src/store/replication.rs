@@ -153,7 +153,7 @@ impl ReplicationStore for PgStore {
                 return Ok(Ok(Applied::WatermarkIsAt(elsewhere)));
             }
             insert_inbox(&mut lease, batch, now_ms).await?;
-            if let Err(problem) = copies.write(&mut lease, self.region, last.origin).await {
+            if let Err(problem) = copies.write(&mut lease, self.region, last.origin, now_ms).await {
                 sqlx::query("ROLLBACK").execute(&mut *lease).await?;
                 return Ok(Err(problem));
             }
@@ -171,6 +171,9 @@ impl ReplicationStore for PgStore {
         let applied = done.map_err(|problem| refusal(last.origin, problem))?;
         if applied == Applied::Done {
             self.recent_claims().copied(copies.claims(), now_ms);
+            if copies.came_here {
+                self.recent_claims().moved(now_ms);
+            }
         }
         Ok(applied)
     }
@@ -220,7 +223,7 @@ impl ReplicationStore for PgStore {
 }
 
 impl PgStore {
-    fn recent_claims(&self) -> MutexGuard<'_, RecentClaims> {
+    pub(super) fn recent_claims(&self) -> MutexGuard<'_, RecentClaims> {
         self.recent_claims.lock().expect("no panic while held")
     }
 

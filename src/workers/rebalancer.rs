@@ -27,6 +27,9 @@ pub(super) async fn run(
         }
         let now_ms = rights.clock.monotonic_ms();
         rights.waiting.sweep(now_ms);
+        if !(rights.takes_orders)() {
+            continue;
+        }
         let wishes = rights.board.wishes(&rights.reachability.reachable(), now_ms, quiet_ms);
         let asked = wishes.into_iter().map(|wish| ask(&rights, wish));
         futures::future::join_all(asked).await;

@@ -13,6 +13,7 @@ mod chaos;
 mod contention;
 mod cut;
 mod drain;
+mod evacuate;
 mod fence;
 mod frozen;
 mod kill;

@@ -99,26 +99,29 @@ impl Reconciler {
         money: &mut Ledger,
         entries: Vec<LedgerEntry>,
     ) -> Result<(), StoreError> {
-        let mut ours: BTreeMap<OrderId, Vec<LedgerEntry>> = BTreeMap::new();
+        let mut named: BTreeMap<OrderId, Vec<LedgerEntry>> = BTreeMap::new();
         for entry in entries {
             let order = entry.order_reference.as_deref().and_then(|text| text.parse().ok());
-            match order.and_then(|id| Some((id, self.region.home_of(id)?))) {
-                Some((id, home)) if home == self.region.id => {
-                    money.seen.push(key_hash(&entry.provider_key));
-                    ours.entry(id).or_default().push(entry);
-                }
+            match order.filter(|id| self.region.placed_in(*id).is_some()) {
+                Some(id) => named.entry(id).or_default().push(entry),
                 // Nobody's: one region tells.
                 None if self.is_first() => money.note_nobodys(entry),
-                Some(_) | None => {}
+                None => {}
             }
         }
-        let ids: Vec<OrderId> = ours.keys().copied().collect();
+        let ids: Vec<OrderId> = named.keys().copied().collect();
         let stored = self.store.stored_orders(&ids).await?;
         let stored: BTreeMap<OrderId, StoredOrder> =
             stored.into_iter().map(|order| (order.id, order)).collect();
+        // Each order's home of now judges it, and who placed it where no home is known.
+        let home = |id: &OrderId| {
+            stored.get(id).map(|order| order.home).or_else(|| self.region.placed_in(*id))
+        };
+        let ours = named.into_iter().filter(|(id, _)| home(id) == Some(self.region.id));
         for (id, entries) in ours {
             for entry in entries {
                 let LedgerEntry { provider_key: key, provided, .. } = entry;
+                money.seen.push(key_hash(&key));
                 if flaw_of(stored.get(&id), &key, provided, false).is_some() {
                     let amount = amount_of(provided);
                     money.suspects.push(CountedOn { order: id, key, amount });

@@ -57,7 +57,7 @@ impl Reconciler {
             let mut holdings = Holdings::of_part(self.own(), part, parts);
             let readable = self
                 .scan_orders(snapshot.as_mut(), |stored| {
-                    if part == 0 {
+                    if part == 0 && stored.home == self.region.id {
                         self.look_at_document(report, stored, ledger, &mut counted_on);
                     }
                     stored.document.iter().for_each(|order| holdings.add(order));

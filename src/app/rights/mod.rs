@@ -98,6 +98,8 @@ pub struct Rights {
     /// The sums of all rows and when the scan for them began and ended, shared by this region's comparisons and those of
     /// its peers: they read the whole table.
     pub sums: tokio::sync::Mutex<Option<(u64, u64, Arc<Digest>)>>,
+    /// Whether this region takes orders: one that does not asks for no rights ahead of demand.
+    pub takes_orders: Box<dyn Fn() -> bool + Send + Sync>,
     /// Whether rights may be given away: not when this region's database forgot what it sold.
     pub may_give: Box<dyn Fn() -> bool + Send + Sync>,
     /// How old they may be.

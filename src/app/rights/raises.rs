@@ -268,7 +268,8 @@ impl Rights {
         self.dirty.mark(&keys.map(|key| (key, StockDelta::default())).collect::<StockDeltas>());
     }
 
-    pub(super) fn ledgers_by_key(&self, rows: &[KeyedRow]) -> BTreeMap<StockKey, Ledger> {
+    /// Rows put together by key.
+    pub fn ledgers_by_key(&self, rows: &[KeyedRow]) -> BTreeMap<StockKey, Ledger> {
         let mut by_key: BTreeMap<&StockKey, BTreeMap<Actor, Row>> = BTreeMap::new();
         for KeyedRow { key, owner, row } in rows {
             by_key.entry(key).or_default().insert(*owner, row.clone());

@@ -11,6 +11,8 @@ use crate::types::{Epoch, HlcTimestamp, OrderId, PaymentId, RegionId};
 use super::fold::{self, FoldError};
 use super::model::{Cancellation, Order, OrderRecord};
 
+const MOVED: &str = "order.moved";
+
 /// What happened. Payload schemas only grow: fields are added, never renamed or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
@@ -49,6 +51,14 @@ pub enum EventBody {
     /// No unit will be sent; every hold is given back.
     #[serde(rename = "order.cancelled")]
     Cancelled(Cancellation),
+    /// Another region is its home from now on.
+    #[serde(rename = "order.moved")]
+    Moved {
+        /// The home before.
+        from: RegionId,
+        /// The home after.
+        to: RegionId,
+    },
 }
 
 impl EventBody {
@@ -61,6 +71,7 @@ impl EventBody {
             Self::PaymentVoided { .. } => "payment.voided",
             Self::Confirmed {} => "order.confirmed",
             Self::Cancelled(_) => "order.cancelled",
+            Self::Moved { .. } => MOVED,
         }
     }
 
@@ -70,6 +81,9 @@ impl EventBody {
             Self::Placed(order) => serde_json::value::to_raw_value(order),
             Self::Cancelled(cancellation) => serde_json::value::to_raw_value(cancellation),
             Self::Confirmed {} => RawValue::from_string("{}".to_owned()),
+            Self::Moved { from, to } => {
+                serde_json::value::to_raw_value(&serde_json::json!({"from": from, "to": to}))
+            }
             Self::PaymentAuthorized { payment_id, reference } => serde_json::value::to_raw_value(
                 &serde_json::json!({"payment_id": payment_id, "reference": reference}),
             ),
@@ -99,7 +113,7 @@ pub struct Event {
     pub from_status: Option<String>,
     /// Status of the order after.
     pub to_status: String,
-    /// Who wrote it: the home region.
+    /// Who wrote it: the home region; a move, the home before or after.
     pub region: RegionId,
     /// In which incarnation.
     pub epoch: Epoch,
@@ -114,6 +128,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// Another region is the order's home from here on.
+    pub fn is_move(&self) -> bool {
+        self.kind == MOVED
+    }
+
     /// The payload, typed.
     pub fn body(&self) -> Result<EventBody, serde_json::Error> {
         #[derive(Serialize)]
@@ -230,6 +249,16 @@ pub enum CopyError {
         /// The parser's words.
         why: String,
     },
+    /// I-13.
+    #[error("event {seq} was written by {writer}, and the order's home was {home} (I-13)")]
+    Foreign {
+        /// Which.
+        seq: u64,
+        /// Who wrote it.
+        writer: RegionId,
+        /// Who might have.
+        home: RegionId,
+    },
     /// I-08, I-19.
     #[error(transparent)]
     Fold(#[from] FoldError),
@@ -270,7 +299,15 @@ pub fn fold_copy(
             .body()
             .map_err(|error| CopyError::Payload { seq: event.seq, why: error.to_string() })?;
         let created_hlc = copy.as_ref().map_or(event.hlc, |record| record.created_hlc);
+        let home = copy.as_ref().map(|record| record.order.home_region);
         let order = fold::apply(copy.map(|record| record.order), body, event.hlc)?;
+        // A move is written by the home that gives the order away, or by the one that takes it over.
+        let may_write = event.region == home.unwrap_or(order.home_region)
+            || event.is_move() && event.region == order.home_region;
+        if !may_write && !is_on(Mutant::ForeignOrdersCopied) {
+            let (seq, writer, home) = (event.seq, event.region, order.home_region);
+            return Err(CopyError::Foreign { seq, writer, home });
+        }
         let folded = order.status().as_str();
         if event.to_status != folded {
             return Err(CopyError::Status {

@@ -1,10 +1,10 @@
 //! The one function that changes an order (I-19), used at its home and for every copy.
 
 use crate::mutants::{Mutant, is_on};
-use crate::types::{HlcTimestamp, PaymentId};
+use crate::types::{HlcTimestamp, PaymentId, RegionId};
 
 use super::event::EventBody;
-use super::model::{AllocationState, Order, PaymentState};
+use super::model::{AllocationState, Moved, Order, PaymentState};
 
 /// An event that doesn't fit the order it is meant for: a bug, or a log that was tampered with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,14 @@ pub enum FoldError {
         /// Status after.
         to: super::OrderStatus,
     },
+    /// A move from elsewhere than the order is.
+    #[error("the order can't move from {from}: its home is {home}")]
+    NotItsHome {
+        /// From where.
+        from: RegionId,
+        /// Where it is.
+        home: RegionId,
+    },
     /// An order that is confirmed must have all its money held.
     #[error("the order can't be confirmed: a payment is not authorized")]
     NotAuthorized,
@@ -46,7 +54,8 @@ pub fn apply(
             | EventBody::PaymentDeclined { .. }
             | EventBody::PaymentVoided { .. }
             | EventBody::Confirmed {}
-            | EventBody::Cancelled(_)) => Err(FoldError::NotPlaced(other.type_name())),
+            | EventBody::Cancelled(_)
+            | EventBody::Moved { .. }) => Err(FoldError::NotPlaced(other.type_name())),
         };
     };
     let (event_name, from) = (event.type_name(), order.status());
@@ -89,6 +98,14 @@ fn change(order: &mut Order, event: EventBody) -> Result<(), FoldError> {
                 }
             }
             order.cancellation = Some(cancellation);
+        }
+        EventBody::Moved { from, to } => {
+            if from != order.home_region || from == to {
+                return Err(FoldError::NotItsHome { from, home: order.home_region });
+            }
+            let times = order.moved.map_or(0, |moved| moved.times).saturating_add(1);
+            order.moved = Some(Moved { placed_in: order.placed_in(), times });
+            order.home_region = to;
         }
     }
     Ok(())

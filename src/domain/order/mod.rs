@@ -13,9 +13,9 @@ mod status;
 mod tests;
 
 pub use event::{ChainVerdict, CopyError, Event, EventBody, EventMaker, fold_copy, verify_chain};
-pub use history::{Relation, relate};
+pub use history::{Relation, Take, relate, released, take_new, take_whole};
 pub use model::{
-    Address, Allocation, AllocationState, Cancellation, Line, Order, OrderRecord, Payment,
+    Address, Allocation, AllocationState, Cancellation, Line, Moved, Order, OrderRecord, Payment,
     PaymentState,
 };
 pub use status::{FulfillmentStatus, LineStatus, OrderStatus, PaymentStatus};

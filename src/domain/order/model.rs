@@ -1,21 +1,26 @@
 //! The state of an order, as it is stored in its document and copied to the other regions.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Currency, CustomerId, Epoch, HlcTimestamp, LineId, NodeId, OrderId, PaymentId, RegionId,
-    ReservationId, Sku,
+    Actor, Currency, CustomerId, Epoch, HlcTimestamp, LineId, NodeId, OrderId, PaymentId, RegionId,
+    ReservationId, Sku, StockKey,
 };
 
 /// An order. Money is in minor units of [`Order::currency`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Tells the home region.
+    /// Tells the region that placed it.
     pub id: OrderId,
     /// For people.
     pub number: String,
     /// The only region that writes this order (I-13).
     pub home_region: RegionId,
+    /// Present once the order has moved to another home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// `web`, `mobile`, `pos` or `marketplace:<name>`.
     pub channel: String,
     /// The channel's own name of the order; unique in its channel.
@@ -51,6 +56,16 @@ pub struct Order {
     pub cancellation: Option<Cancellation>,
 }
 
+/// What is remembered of an order that has moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The region that placed it, under whose rights its units are held.
+    pub placed_in: RegionId,
+    /// How often. Of two histories of one order that part, the one with more moves stands: who wrote the other
+    /// was no longer, or never, its home.
+    pub times: u32,
+}
+
 /// One SKU and quantity at a captured unit price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -78,7 +93,8 @@ pub struct Allocation {
     pub node: NodeId,
     /// How many.
     pub quantity: u32,
-    /// Under the rights of which incarnation of the home they were taken: only that one can give them back.
+    /// Under the rights of which incarnation of the region that placed the order they were taken: only that one can
+    /// give them back.
     #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
     pub epoch: Epoch,
     /// What became of it.
@@ -198,6 +214,28 @@ impl Line {
 }
 
 impl Order {
+    /// The region that placed it.
+    pub fn placed_in(&self) -> RegionId {
+        self.moved.map_or(self.home_region, |moved| moved.placed_in)
+    }
+
+    /// The units that it holds under the rights of one incarnation, by key.
+    pub fn held_under(&self, owner: Actor) -> BTreeMap<StockKey, u64> {
+        let mut held = BTreeMap::new();
+        if self.placed_in() != owner.region {
+            return held;
+        }
+        for line in &self.lines {
+            let under =
+                |it: &&Allocation| it.state == AllocationState::Held && it.epoch == owner.epoch;
+            for allocation in line.allocations.iter().filter(under) {
+                let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
+                *held.entry(key).or_default() += u64::from(allocation.quantity);
+            }
+        }
+        held
+    }
+
     /// The sum of the lines, as ordered.
     pub fn subtotal_minor(&self) -> i64 {
         self.lines.iter().map(Line::total_minor).sum()

@@ -162,6 +162,7 @@ pub fn decide(
         })
         .collect();
     let order = Order {
+        moved: None,
         id: context.order_id,
         number: number(context.order_id),
         home_region: context.region,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::app::RegionStatus;
+use crate::app::evacuate::{Burden, Progress};
 use crate::app::rights::TakenOver;
 use crate::ports::store::Spendable;
 use crate::replication::Position;
@@ -71,6 +72,52 @@ impl From<TakenOver> for FencedOut {
         let taken_over = MaySellAlone { units, keys };
         let Actor { region, epoch } = owner;
         Self { region, epoch, status: "fenced", taken_over, stranded_units: stranded }
+    }
+}
+
+/// How far an evacuation is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Evacuation)]
+pub(in crate::http) struct EvacuationOut {
+    /// Which region is given up.
+    #[schema(value_type = String)]
+    region: RegionId,
+    /// `settling`, `moving_rights`, `moving_orders`, `verifying`, `done`, `failed` or `aborted`.
+    status: &'static str,
+    /// Who gets everything.
+    #[schema(value_type = String)]
+    to: RegionId,
+    /// Orders that have moved so far.
+    orders_moved: u64,
+    /// Units that may now be sold there.
+    units_moved: u64,
+    /// Why it failed, or what was left out.
+    detail: Option<String>,
+}
+
+impl EvacuationOut {
+    pub(in crate::http) fn of(region: RegionId, progress: Progress) -> Self {
+        let Progress { to, stage, orders, units, detail } = progress;
+        let status = stage.as_str();
+        Self { region, status, to, orders_moved: orders, units_moved: units, detail }
+    }
+}
+
+/// What an evacuation would have to do.
+#[derive(Debug, Serialize)]
+pub(in crate::http) struct BurdenOut {
+    region: RegionId,
+    would: &'static str,
+    to: RegionId,
+    orders: u64,
+    undecided: u64,
+    units: u64,
+}
+
+impl BurdenOut {
+    pub(in crate::http) fn of(region: RegionId, burden: Burden) -> Self {
+        let Burden { to, orders, undecided, units } = burden;
+        Self { region, would: "evacuate", to, orders, undecided, units }
     }
 }
 

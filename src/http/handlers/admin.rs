@@ -322,7 +322,7 @@ pub(in crate::http) async fn retry_saga(
 ) -> Result<Response, Problem> {
     let absent = || Problem::not_found("saga");
     // The saga that places an order has the order's id, and lives at its home.
-    let home = context.app.region.home_of(OrderId(id.0)).ok_or_else(absent)?;
+    let home = context.app.home_of(OrderId(id.0)).await?.ok_or_else(absent)?;
     if home != context.region {
         return context.ask(home, &origin, Bytes::new(), Duration::ZERO).await;
     }

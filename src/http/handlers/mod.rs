@@ -1,6 +1,7 @@
 //! One file for each part of the contract. A handler checks, asks `app`, and writes what it answers.
 
 pub(super) mod admin;
+pub(super) mod evacuation;
 pub(super) mod inventory;
 pub(super) mod nodes;
 pub(super) mod orders;

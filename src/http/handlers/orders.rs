@@ -251,11 +251,12 @@ async fn find(
     origin: &Origin,
 ) -> Result<Found, Problem> {
     let absent = || Problem::not_found("order");
-    let home = context.app.region.home_of(id).ok_or_else(absent)?;
+    let placed_in = context.app.region.placed_in(id).ok_or_else(absent)?;
+    let record = context.app.reader.order(id).await?;
+    let home = record.as_ref().map_or(placed_in, |record| record.order.home_region);
     let strong = consistency == Some(Consistency::Strong);
     let own = home == context.region;
-    let record = if own || !strong { context.app.reader.order(id).await? } else { None };
-    match record {
+    match record.filter(|_| own || !strong) {
         Some(record) if caller.may_see(record.order.customer_id.as_ref()) => {
             Ok(Found::Here(record))
         }

@@ -68,7 +68,7 @@ pub(in crate::http) async fn get_reconciliation(
     origin: Origin,
 ) -> Result<Response, Problem> {
     let absent = || Problem::not_found("reconciliation");
-    let home = context.app.region.home_of(OrderId(id.0)).ok_or_else(absent)?;
+    let home = context.app.region.placed_in(OrderId(id.0)).ok_or_else(absent)?;
     if home != context.region {
         return context.ask(home, &origin, Bytes::new(), Duration::ZERO).await;
     }

@@ -66,10 +66,8 @@ pub(in crate::http) async fn payment_webhook(
         )
     })?;
     let order = message.data.order_reference.and_then(|id| id.parse::<OrderId>().ok());
-    let Some((order, home)) = order.and_then(|id| Some((id, context.app.region.home_of(id)?)))
-    else {
-        return Ok(unknown());
-    };
+    let Some(order) = order else { return Ok(unknown()) };
+    let Some(home) = context.app.home_of(order).await? else { return Ok(unknown()) };
     if home != context.region {
         return context.ask(home, &origin, raw, Duration::ZERO).await;
     }

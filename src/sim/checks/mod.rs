@@ -59,6 +59,8 @@ struct State {
     /// Units that the orders of a region hold.
     promised: BTreeMap<(RegionId, StockKey), u64>,
     orders: BTreeMap<OrderId, Seen>,
+    /// Some of them have moved.
+    has_moves: bool,
     /// How far each region has applied each origin.
     applied: BTreeMap<(RegionId, RegionId), Position>,
     /// What shoppers were told.
@@ -210,6 +212,11 @@ impl Checks {
         state.reborn.insert(region);
         state.promised.retain(|(of, _), _| *of != region);
         state.orders.retain(|_, seen| seen.home != region);
+        for (id, seen) in &mut state.orders {
+            if self.placed_in(*id) == Some(region) {
+                seen.held.clear();
+            }
+        }
         for order in orders {
             let ended = !holds(&order);
             let seen = Seen {
@@ -244,6 +251,11 @@ impl Checks {
         let forgot = self.forgot();
         let sound = |memory: &&Memory| !forgot.contains(&memory.region());
         self.memories.iter().filter(sound).cloned().collect()
+    }
+
+    fn placed_in(&self, id: OrderId) -> Option<RegionId> {
+        let number = usize::from(id.home()?.0.get());
+        Some(self.memories.get(number.checked_sub(1)?)?.region())
     }
 
     fn memory(&self, region: RegionId) -> Option<&Memory> {

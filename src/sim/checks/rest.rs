@@ -166,9 +166,7 @@ impl Checks {
 
     /// The order's home has forgotten what it had written, and begun anew.
     fn is_of_reborn(&self, id: OrderId) -> bool {
-        let number = id.home().map(|home| usize::from(home.0.get()));
-        let home = number.and_then(|number| self.memories.get(number.checked_sub(1)?));
-        home.is_some_and(|home| self.state().reborn.contains(&home.region()))
+        self.placed_in(id).is_some_and(|placed_in| self.state().reborn.contains(&placed_in))
     }
 
     /// I-06: what a shopper was told is still true, or changed in a way that is documented.

@@ -7,7 +7,7 @@ use crate::escrow::{Slot, majority};
 use crate::ports::store::OrderWrite;
 use crate::ports::{ChangeSet, MergeReport, Stamp};
 use crate::replication::{Envelope, Position};
-use crate::types::{Actor, Epoch, InvariantId, OrderId, RegionId, StockKey};
+use crate::types::{Actor, InvariantId, OrderId, RegionId, StockKey};
 
 use super::super::memory::Memory;
 use super::{Checks, Seen, State};
@@ -56,7 +56,8 @@ impl Checks {
                     state.order_taken(region, write, self.time.now_ms());
                 }
                 state.order_written(region, *id, write, stamp);
-                keys.extend(held(&write.record, stamp.epoch).into_keys());
+                let owner = Actor { region, epoch: stamp.epoch };
+                keys.extend(write.record.order.held_under(owner).into_keys());
             }
         }
         self.own_changes_win(memory, changes);
@@ -188,8 +189,10 @@ impl Checks {
     }
 
     /// A region has applied a batch of another one's.
-    pub fn applied(&self, region: RegionId, after: Position, batch: &[Envelope]) {
+    pub fn applied(&self, memory: &Memory, after: Position, batch: &[Envelope]) {
         let Some(first) = batch.first() else { return };
+        let region = memory.region();
+        self.moved_orders_are_given_back(memory);
         let origin = first.origin;
         let written = self.memory(origin);
         let mut state = self.state();
@@ -219,6 +222,23 @@ impl Checks {
         }
     }
 
+    /// Units of its own that moved orders held are given back with the copy that says so.
+    fn moved_orders_are_given_back(&self, memory: &Memory) {
+        if !self.state().has_moves {
+            return;
+        }
+        let tables = memory.tables();
+        let owner = tables.actor(memory.region());
+        let moved = tables
+            .orders
+            .values()
+            .filter(|it| it.order.moved.is_some_and(|moved| moved.placed_in == owner.region));
+        let mut state = self.state();
+        for record in moved {
+            state.holds(record, owner);
+        }
+    }
+
     /// A region can't apply an envelope. Nothing here is newer than the program that reads it.
     pub fn parked(&self, region: RegionId, envelope: &Envelope, reason: &str) {
         if self.forgot().contains(&envelope.origin) || self.forgot().contains(&region) {
@@ -239,11 +259,21 @@ impl State {
         let before = self.orders.get(&id).cloned();
         let home = record.order.home_region;
         let foreign = |event: &Event| event.region != region || event.epoch != stamp.epoch;
-        if home != region || write.events.iter().any(foreign) {
+        let (comes, goes) = match (write.events.first(), write.events.last()) {
+            (Some(first), Some(last)) => (first.is_move(), last.is_move()),
+            _ => (false, false),
+        };
+        let was_elsewhere = before.as_ref().is_some_and(|seen| seen.home != region);
+        self.has_moves |= comes || goes;
+        let is_foreign = home != region && !goes || was_elsewhere && !comes;
+        if is_foreign || write.events.iter().any(foreign) {
             self.break_rule(InvariantId::OneHome, format!("{region} wrote {id} of {home}"));
         }
-        let mut seq = before.as_ref().map_or(0, |seen| seen.version);
-        let mut hlc = before.as_ref().map(|seen| seen.hlc);
+        // Who takes an order over goes on from what is known of it, and its home may have known more.
+        let known = before.as_ref().map(|seen| (seen.version, seen.hlc));
+        let known = known.filter(|_| !was_elsewhere || write.expected_version == 0);
+        let mut seq = known.map_or(write.expected_version, |(version, _)| version);
+        let mut hlc = known.map(|(_, hlc)| hlc);
         for event in &write.events {
             seq += 1;
             if event.seq != seq || hlc.is_some_and(|hlc| hlc >= event.hlc) {
@@ -259,7 +289,6 @@ impl State {
         if !is_all_or_none(record) {
             self.break_rule(InvariantId::AllLinesOrNone, format!("{id} of {region}"));
         }
-        let held = held(record, stamp.epoch);
         let ended = !super::holds(record);
         if before.as_ref().is_some_and(|seen| seen.ended) && !ended {
             self.break_rule(
@@ -267,28 +296,26 @@ impl State {
                 format!("{id} holds again what it gave back"),
             );
         }
-        for (key, units) in before.map(|seen| seen.held).unwrap_or_default() {
-            *self.promised.entry((region, key)).or_default() -= units;
-        }
-        for (key, units) in &held {
-            *self.promised.entry((region, key.clone())).or_default() += units;
-        }
+        let held = before.map(|seen| seen.held).unwrap_or_default();
         let hlc = hlc.unwrap_or(record.updated_hlc);
         self.orders.insert(id, Seen { home, version: record.version, hlc, held, ended });
-    }
-}
-
-/// Units that an order holds under the rights of one incarnation, by key.
-fn held(record: &OrderRecord, epoch: Epoch) -> BTreeMap<StockKey, u64> {
-    let mut held: BTreeMap<StockKey, u64> = BTreeMap::new();
-    for line in &record.order.lines {
-        let open = line.allocations.iter().filter(|it| it.state == AllocationState::Held);
-        for allocation in open.filter(|it| it.epoch == epoch) {
-            let key = StockKey { sku: line.sku.clone(), node: allocation.node.clone() };
-            *held.entry(key).or_default() += u64::from(allocation.quantity);
+        if record.order.placed_in() == region {
+            self.holds(record, Actor { region, epoch: stamp.epoch });
         }
     }
-    held
+
+    /// What an order holds under the rights of who placed it, as that region knows it now.
+    fn holds(&mut self, record: &OrderRecord, owner: Actor) {
+        let Some(seen) = self.orders.get_mut(&record.order.id) else { return };
+        let region = owner.region;
+        let held = std::mem::replace(&mut seen.held, record.order.held_under(owner));
+        for (key, units) in &seen.held {
+            *self.promised.entry((region, key.clone())).or_default() += units;
+        }
+        for (key, units) in held {
+            *self.promised.entry((region, key)).or_default() -= units;
+        }
+    }
 }
 
 fn is_all_or_none(record: &OrderRecord) -> bool {

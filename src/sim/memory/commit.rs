@@ -28,7 +28,7 @@ impl Store for Memory {
             return Err(CommitError::Fenced);
         }
         tables.check(self.own, changes)?;
-        let payload = payload(changes);
+        let payload = tables.payload(changes);
         tables.write(self.own, changes, stamp);
         let sequence = (!payload.changes.is_empty()).then(|| {
             let position = tables.head.next();
@@ -39,21 +39,6 @@ impl Store for Memory {
         });
         Ok(Committed { sequence })
     }
-}
-
-/// What the others are told. Orders that are cancelled come first: they leave their channel references
-/// to others of the group, here and where this is copied.
-fn payload(changes: &ChangeSet) -> Payload {
-    let mut writes: Vec<_> = changes.orders.iter().collect();
-    writes.sort_by_key(|(_, write)| write.record.order.cancellation.is_none());
-    let told = |write: &OrderWrite| stands(&write.record) || !is_on(Mutant::LostOutboxRow);
-    let orders = writes.into_iter().filter(|(_, write)| told(write)).map(|(id, write)| {
-        let (intent, events) = (write.intent.clone(), write.events.clone());
-        Change::Order(OrderChange { order_id: *id, intent, events, retold: Vec::new() })
-    });
-    let products = changes.products.values().cloned().map(Change::Product);
-    let nodes = changes.nodes.values().cloned().map(Change::Node);
-    Payload { changes: orders.chain(products).chain(nodes).collect() }
 }
 
 pub(super) fn seal(
@@ -70,6 +55,28 @@ pub(super) fn seal(
 }
 
 impl Tables {
+    /// What the others are told. Orders that are cancelled come first: they leave their channel references
+    /// to others of the group, here and where this is copied. Those that have moved are told whole.
+    fn payload(&self, changes: &ChangeSet) -> Payload {
+        let mut writes: Vec<_> = changes.orders.iter().collect();
+        writes.sort_by_key(|(_, write)| write.record.order.cancellation.is_none());
+        let told = |write: &OrderWrite| stands(&write.record) || !is_on(Mutant::LostOutboxRow);
+        let orders = writes.into_iter().filter(|(_, write)| told(write)).map(|(id, write)| {
+            let (intent, events) = (write.intent.clone(), write.events.clone());
+            if write.record.order.moved.is_none() {
+                let retold = Vec::new();
+                return Change::Order(OrderChange { order_id: *id, intent, events, retold });
+            }
+            let before = self.events.get(id).cloned().unwrap_or_default();
+            let commits: Vec<_> =
+                [before, events].into_iter().filter(|it| !it.is_empty()).collect();
+            Change::Order(OrderChange::retelling(*id, intent, &commits))
+        });
+        let products = changes.products.values().cloned().map(Change::Product);
+        let nodes = changes.nodes.values().cloned().map(Change::Node);
+        Payload { changes: orders.chain(products).chain(nodes).collect() }
+    }
+
     fn check(&self, own: RegionId, changes: &ChangeSet) -> Result<(), CommitError> {
         for (id, write) in &changes.orders {
             let stored = self.orders.get(id).map(|record| record.version);
@@ -123,11 +130,11 @@ impl Tables {
             let taken = self.standing(&reference).any(|other| {
                 let leaves =
                     changes.orders.get(&other.order.id).is_some_and(|write| !stands(&write.record));
-                other.order.home_region == order.home_region
+                other.order.placed_in() == order.placed_in()
                     && other.order.id != order.id
                     && !leaves
             });
-            claimed.insert((reference, order.home_region)) && !taken
+            claimed.insert((reference, order.placed_in())) && !taken
         })
     }
 

@@ -1,8 +1,10 @@
 //! Intents and channel references that this region took and another one as well (I-07).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::domain::idempotency::IntentKey;
+use crate::domain::order::OrderRecord;
 use crate::mutants::{Mutant, is_on};
 use crate::types::{OrderId, RegionId};
 
@@ -25,24 +27,36 @@ impl Tables {
         let mut found: BTreeSet<(OrderId, OrderId)> = BTreeSet::new();
         for intent in intents {
             let records = self.intents.get(intent).into_iter().flatten();
-            let (ours, others): (Vec<_>, Vec<_>) = records
-                .filter_map(|record| Some((record.region, record.order_id?)))
-                .partition(|(region, _)| *region == own);
-            for (_, ours) in ours {
-                found.extend(others.iter().map(|(_, other)| (ours, *other)));
-            }
+            let ids: Vec<OrderId> = records.filter_map(|record| record.order_id).collect();
+            self.pair(own, &ids, |_, _| true, &mut found);
         }
         for reference in references {
-            let (ours, others): (Vec<_>, Vec<_>) =
-                self.standing(reference).partition(|record| record.order.home_region == own);
-            for ours in ours {
-                let same =
-                    others.iter().filter(|other| other.order.customer_id == ours.order.customer_id);
-                found.extend(same.map(|other| (ours.order.id, other.order.id)));
-            }
+            let ids: Vec<OrderId> = self.standing(reference).map(|it| it.order.id).collect();
+            let same = |one: &OrderRecord, other: Option<&Arc<OrderRecord>>| {
+                other.is_some_and(|it| it.order.customer_id == one.order.customer_id)
+            };
+            self.pair(own, &ids, same, &mut found);
         }
         for pair in found.into_iter().filter(|_| !is_on(Mutant::ContestsPassedOver)) {
             self.contested.entry(pair).or_insert(false);
+        }
+    }
+}
+
+impl Tables {
+    /// Each order whose home is here with each of the others.
+    fn pair(
+        &self,
+        own: RegionId,
+        ids: &[OrderId],
+        counts: impl Fn(&OrderRecord, Option<&Arc<OrderRecord>>) -> bool,
+        found: &mut BTreeSet<(OrderId, OrderId)>,
+    ) {
+        let ours = ids.iter().filter_map(|id| self.orders.get(id));
+        for ours in ours.filter(|it| it.order.home_region == own) {
+            let others = ids.iter().filter(|id| **id != ours.order.id);
+            let others = others.filter(|id| counts(ours, self.orders.get(*id)));
+            found.extend(others.map(|other| (ours.order.id, *other)));
         }
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
-use crate::domain::order::{Event, OrderRecord};
+use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::escrow::KeyedRow;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
@@ -15,7 +15,7 @@ use crate::ports::{Reader, SagaQueue, StopStore, StoreError};
 use crate::saga::{SagaRecord, SagaState};
 use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku};
 
-use super::Memory;
+use super::{Memory, stands};
 
 fn count(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
@@ -41,6 +41,20 @@ impl Reader for Memory {
         let tables = self.tables();
         let fitting = tables.orders.values().rev().filter(fits).take(count(filter.limit));
         Ok(fitting.map(|record| record.as_ref().clone()).collect())
+    }
+
+    async fn standing(
+        &self,
+        home: RegionId,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> Result<Vec<(OrderId, bool)>, StoreError> {
+        let tables = self.tables();
+        let behind =
+            tables.orders.values().filter(|it| after.is_none_or(|after| it.order.id > after));
+        let standing = behind.filter(|it| it.order.home_region == home && stands(it));
+        let listed = standing.map(|it| (it.order.id, it.order.status() != OrderStatus::Pending));
+        Ok(listed.take(count(limit)).collect())
     }
 
     async fn events(&self, id: OrderId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
@@ -123,7 +137,8 @@ impl Reader for Memory {
             .filter(|(pair, settled)| !**settled && after.is_none_or(|after| **pair > after));
         let record = |id| tables.orders.get(id).map(|record| record.as_ref().clone());
         let pairs = open.filter_map(|((own, other), _)| {
-            Some(Contested { own: record(own)?, other: record(other)? })
+            let own = record(own).filter(|own| own.order.home_region == self.own)?;
+            Some(Contested { own, other: record(other)? })
         });
         Ok(pairs.take(count(limit)).collect())
     }

@@ -35,7 +35,7 @@ impl Tables {
         self.sagas.values().any(|(saga, _)| saga.order_id == id && !saga.state.is_over())
     }
 
-    fn replace_saga(&mut self, saga: &SagaRecord) {
+    pub(super) fn replace_saga(&mut self, saga: &SagaRecord) {
         self.sagas.insert(saga.id, (saga.clone(), saga.due_at_ms));
     }
 }
@@ -155,7 +155,7 @@ impl RejoinStore for MemoryRights {
             let Some(name) = order.channel_order_ref.clone() else { return false };
             let reference = (order.channel.clone(), name);
             let standing = tables.standing(&reference);
-            standing.filter(|it| it.order.home_region == order.home_region).count() > 1
+            standing.filter(|it| it.order.placed_in() == order.placed_in()).count() > 1
         });
         if !doubled {
             *kept = tables;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::change::{Change, OrderChange, Payload};
-use crate::domain::order::{Event, OrderRecord, Relation, fold_copy, relate};
+use crate::domain::inventory::StockDelta;
+use crate::domain::order::{Event, OrderRecord, Take, fold_copy, released, take_new, take_whole};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Applied, ReplicationError, ReplicationStore};
 use crate::replication::{Envelope, Head, PULL_ANSWER_BYTES_MAX, Position, Watermark};
+use crate::saga::SagaRecord;
 use crate::types::{Epoch, HlcTimestamp, OrderId, RegionId};
 
 use super::{Memory, Tables, stands};
@@ -51,7 +53,7 @@ impl ReplicationStore for Memory {
         &self,
         after: Position,
         batch: &[Envelope],
-        _now_ms: u64,
+        now_ms: u64,
     ) -> Result<Applied, ReplicationError> {
         let Some(last) = batch.last() else { return Ok(Applied::Done) };
         let payloads = batch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -62,7 +64,7 @@ impl ReplicationStore for Memory {
             return Ok(Applied::WatermarkIsAt(position));
         }
         let copies = tables.fold(last.origin, batch, &payloads)?;
-        tables.keep_copies(self.own, copies, payloads);
+        tables.keep_copies(self.own, copies, payloads, now_ms);
         for envelope in batch {
             let at = (envelope.origin, envelope.position());
             tables.inbox.insert(at, envelope.event_hash());
@@ -143,33 +145,55 @@ impl Tables {
         copies: &mut Copies,
     ) -> Result<(), String> {
         let id = change.order_id;
-        let is_retold = !change.retold.is_empty();
-        let continues = change.events.first().is_some_and(|event| event.seq > 1);
-        let stored = self.orders.get(&id).filter(|_| continues || is_retold);
-        let mut before =
-            copies.records.remove(&id).or_else(|| stored.map(|it| it.as_ref().clone()));
-        let mut events = change.events.as_slice();
-        if is_retold {
-            let mut ours = self.events.get(&id).cloned().unwrap_or_default();
-            ours.extend(copies.events.get(&id).into_iter().flatten().cloned());
-            match relate(&ours, events) {
-                Relation::Same | Relation::WeKnowMore => events = &[],
-                Relation::TheyKnowMore => events = &events[ours.len()..],
-                Relation::Parted => {
-                    before = None;
-                    copies.parted.insert(id);
-                }
-            }
+        let is_whole = !change.retold.is_empty();
+        let stored = || self.orders.get(&id).map(|it| it.as_ref().clone());
+        let before = copies.records.get(&id).cloned().or_else(stored);
+        let mut ours = Vec::new();
+        if is_whole && !copies.parted.contains(&id) {
+            ours.extend(self.events.get(&id).into_iter().flatten().cloned());
         }
+        if is_whole {
+            ours.extend(copies.events.get(&id).into_iter().flatten().cloned());
+        }
+        let take = if is_whole {
+            take_whole(&ours, &change.events)
+        } else {
+            take_new(before.as_ref(), origin)
+        };
+        let before = match take {
+            Take::Nothing => return Ok(()),
+            Take::Append => before,
+            Take::Replace => {
+                copies.parted.insert(id);
+                ours.clear();
+                None
+            }
+        };
+        let new = &change.events[ours.len().min(change.events.len())..];
         let record =
-            fold_copy(before, id, events).map_err(|error| error.to_string())?.ok_or("no events")?;
+            fold_copy(before, id, new).map_err(|error| error.to_string())?.ok_or("no events")?;
         let home = record.order.home_region;
-        if home != origin && !is_on(Mutant::ForeignOrdersCopied) {
+        let is_last = change.events.last().is_some_and(|last| last.region == origin);
+        if home != origin && !is_last && !is_on(Mutant::ForeignOrdersCopied) {
             return Err(format!("its home is {home}, {origin} may not write it (I-13)"));
         }
         copies.records.insert(id, record);
-        copies.events.entry(id).or_default().extend(events.iter().cloned());
+        copies.events.entry(id).or_default().extend(new.iter().cloned());
         Ok(())
+    }
+
+    /// What follows here from an order that has a home elsewhere, or has come from there.
+    fn keep_move(&mut self, own: RegionId, after: &OrderRecord, now_ms: u64) {
+        let owner = self.actor(own);
+        let before = self.orders.get(&after.order.id).cloned();
+        for (key, units) in released(before.as_deref(), after, owner) {
+            let delta = StockDelta { released: units, ..StockDelta::default() };
+            self.rights.change(owner, &[(key, delta)].into());
+        }
+        self.sagas.retain(|_, (saga, _)| saga.order_id != after.order.id);
+        if after.order.home_region == own {
+            self.replace_saga(&SagaRecord::taken_up(&after.order, now_ms));
+        }
     }
 
     /// What the unique index of a database refuses.
@@ -180,11 +204,11 @@ impl Tables {
             let Some(name) = order.channel_order_ref.clone() else { continue };
             let reference = (order.channel.clone(), name);
             let other = self.standing(&reference).any(|other| {
-                other.order.home_region == order.home_region
+                other.order.placed_in() == order.placed_in()
                     && other.order.id != order.id
                     && copies.records.get(&other.order.id).is_none_or(stands)
             });
-            if other || !claimed.insert((reference, order.home_region)) {
+            if other || !claimed.insert((reference, order.placed_in())) {
                 let reason = format!("two orders stand under the reference of {}", order.id);
                 return Err(ReplicationError::Corrupt(reason));
             }
@@ -192,7 +216,7 @@ impl Tables {
         Ok(())
     }
 
-    fn keep_copies(&mut self, own: RegionId, copies: Copies, payloads: Vec<Payload>) {
+    fn keep_copies(&mut self, own: RegionId, copies: Copies, payloads: Vec<Payload>, now_ms: u64) {
         let references: Vec<(String, String)> = copies
             .records
             .values()
@@ -200,6 +224,10 @@ impl Tables {
                 Some((copy.order.channel.clone(), copy.order.channel_order_ref.clone()?))
             })
             .collect();
+        let moved = copies.records.values().filter(|copy| copy.order.moved.is_some());
+        for copy in moved.cloned().collect::<Vec<_>>() {
+            self.keep_move(own, &copy, now_ms);
+        }
         for id in copies.parted {
             self.set_aside(id);
         }

@@ -55,13 +55,13 @@ const TURN: &str = "SELECT pg_try_advisory_lock($1)";
 const TURN_KEY: i64 = 0x656e_7472_6570_6f74;
 
 macro_rules! stored {
-    ($rest:literal) => {
+    ($($rest:literal),+ $(,)?) => {
         concat!(
             "SELECT o.order_id, o.home_region, o.status, o.payment_status, o.version, o.chain_hash, ",
             "o.created_hlc, o.updated_hlc, o.document, ",
             "coalesce(s.state IN ('running', 'compensating'), false) AS saga_open ",
             "FROM orders o LEFT JOIN sagas s ON s.saga_id = o.order_id ",
-            $rest
+            $($rest),+
         )
     };
 }

@@ -18,7 +18,8 @@ use crate::store::encode::{parsed, store_error};
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
 pub(super) const ORDERS: &str = stored!(
-    "WHERE o.order_id > $1 AND ($2::text IS NULL OR o.home_region = $2) ORDER BY o.order_id LIMIT $3"
+    "WHERE o.order_id > $1 AND ($2::text IS NULL OR o.home_region = $2 OR get_byte(uuid_send(o.order_id), 15) = ",
+    "(SELECT number FROM region_identity)) ORDER BY o.order_id LIMIT $3"
 );
 
 pub(super) const EVENTS: &str = "

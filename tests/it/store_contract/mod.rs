@@ -3,6 +3,7 @@
 
 mod changes;
 mod copies;
+mod moves;
 mod orders;
 mod registers;
 mod rejoin;
@@ -128,6 +129,11 @@ contract! {
         what_does_not_fit_leaves_nothing,
         an_intent_that_two_regions_took_is_contested,
         a_reference_that_two_regions_took_is_contested_for_one_customer;
+    moves:
+        a_moved_order_is_told_whole_and_takes_nothing_more_of_the_home_before,
+        units_of_a_moved_order_are_given_back_by_who_placed_it,
+        the_history_with_more_moves_stands,
+        who_is_not_its_home_can_neither_change_nor_move_an_order;
     stock:
         nothing_is_sold_beyond_the_ceiling_nor_given_back_twice,
         a_stocktake_is_written_only_over_what_was_counted,

@@ -94,6 +94,7 @@ fn process(
         fences: Mutex::default(),
         on_fenced: Box::new(|_| {}),
         sums: tokio::sync::Mutex::default(),
+        takes_orders: Box::new(|| true),
         may_give: Box::new(move || amnesia.load(Ordering::Relaxed) == 0),
         sums_age: Duration::ZERO,
         request_timeout: Duration::from_secs(5),

@@ -78,7 +78,7 @@ pub(crate) fn unpaid(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
     placed_with(region, id, time, serde_json::json!({"lines": [line], "payments": [payment]}))
 }
 
-fn placed_with(
+pub(crate) fn placed_with(
     region: RegionId,
     id: OrderId,
     time: u64,

@@ -1,0 +1,23 @@
+-- An order may move to another home region. Its id goes on telling who placed it, under whose rights its units are held.
+
+-- A region takes a channel's reference once, wherever the order goes.
+DROP INDEX orders_by_channel_ref;
+CREATE UNIQUE INDEX orders_by_channel_ref ON orders
+    (channel, channel_order_ref, get_byte(uuid_send(order_id), 15))
+    WHERE channel_order_ref IS NOT NULL AND stands;
+
+-- Beside the rights under which the units are held.
+CREATE OR REPLACE VIEW evidence.v_reservations AS
+SELECT allocation ->> 'reservation_id' AS reservation_id,
+       o.order_id::text,
+       line ->> 'id' AS line_id,
+       line ->> 'sku' AS sku,
+       allocation ->> 'node' AS node,
+       (allocation ->> 'quantity')::bigint AS quantity,
+       (SELECT region FROM public.region_identity) AS region,
+       allocation ->> 'state' AS state,
+       NULL::timestamptz AS expires_at
+FROM public.orders o,
+     json_array_elements(o.document::json -> 'lines') AS line,
+     json_array_elements(line -> 'allocations') AS allocation
+WHERE get_byte(uuid_send(o.order_id), 15) = (SELECT number FROM public.region_identity);

@@ -1,0 +1,158 @@
+//! Orders that move to another home.
+
+use entrepot::domain::inventory::StockDelta;
+use entrepot::domain::order::{EventBody, OrderRecord};
+use entrepot::ports::store::OrderWrite;
+use entrepot::ports::{Applied, ReplicationError};
+use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
+use entrepot::saga::SagaState;
+use entrepot::types::{Epoch, OrderId, RegionId, SagaId};
+
+use super::stock::{change, key, put_node};
+use super::{Kind, Subject, two};
+use crate::support::writes::{self, order_id, orders, placed_with, stamp};
+
+fn at(sequence: u64) -> Position {
+    Position { epoch: Epoch::FIRST, sequence }
+}
+
+async fn write(subject: &Subject, order: &OrderWrite, time: u64) {
+    let changes = orders([order.clone()]);
+    subject.store.commit(&changes, stamp(subject.region, time)).await.unwrap();
+}
+
+async fn outbox(subject: &Subject) -> Vec<Envelope> {
+    subject.store.outbox(at(1), PULL_ENVELOPES_MAX).await.unwrap()
+}
+
+async fn applies(subject: &Subject, from: &Subject, after: u64) {
+    let envelopes = outbox(from).await;
+    let rest = &envelopes[usize::try_from(after).unwrap()..];
+    assert_eq!(subject.store.apply(at(after), rest, 9).await, Ok(Applied::Done));
+}
+
+/// A new order that holds two units and is paid for.
+fn held(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
+    let allocation =
+        serde_json::json!({"reservation_id": id, "node": "n", "quantity": 2, "state": "held"});
+    let line = serde_json::json!({
+        "id": id, "sku": "x", "quantity": 2, "unit_minor": 0, "allocations": [allocation],
+    });
+    placed_with(region, id, time, serde_json::json!({"lines": [line]}))
+}
+
+fn after(subject: &Subject, before: &OrderWrite, time: u64, body: EventBody) -> OrderWrite {
+    writes::next(subject.region, Some(before.record.as_ref().clone()), time, body)
+}
+
+fn moved(from: &Subject, to: &Subject) -> EventBody {
+    EventBody::Moved { from: from.region, to: to.region }
+}
+
+fn cancelled() -> EventBody {
+    EventBody::Cancelled(serde_json::from_str("{\"code\":\"c\",\"detail\":\"d\"}").unwrap())
+}
+
+async fn stored(subject: &Subject, id: OrderId) -> OrderRecord {
+    subject.store.order(id).await.unwrap().unwrap().as_ref().clone()
+}
+
+/// The new home writes on; who hears of that before the move itself misses nothing, and hears the rest once.
+pub(super) async fn a_moved_order_is_told_whole_and_takes_nothing_more_of_the_home_before(
+    kind: Kind,
+) {
+    let (a, b) = two(kind).await;
+    let c = Subject::empty(kind, "c", 3).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    let gone = after(&a, &placed, 2, moved(&a, &b));
+    write(&a, &gone, 2).await;
+    assert_eq!(stored(&a, id).await.order.home_region, b.region);
+    assert!(a.store.standing(a.region, None, 9).await.unwrap().is_empty());
+    applies(&b, &a, 0).await;
+    assert_eq!(b.store.standing(b.region, None, 9).await.unwrap(), [(id, true)]);
+    let saga = b.store.saga(SagaId(id.0)).await.unwrap().expect("its new home can tell of it");
+    assert_eq!(saga.state, SagaState::Completed);
+    let ended = after(&b, &gone, 3, cancelled());
+    write(&b, &ended, 3).await;
+    // The later home is heard first.
+    applies(&c, &b, 0).await;
+    applies(&c, &a, 0).await;
+    for subject in [&b, &c] {
+        let record = stored(subject, id).await;
+        assert_eq!(record, *ended.record, "{}", subject.region);
+        assert_eq!(subject.store.events(id, 0, 9).await.unwrap().len(), 3);
+    }
+    assert_eq!(c.store.saga(SagaId(id.0)).await.unwrap(), None);
+}
+
+/// Units are given back under the rights that they were taken under, once.
+pub(super) async fn units_of_a_moved_order_are_given_back_by_who_placed_it(kind: Kind) {
+    let (a, b) = two(kind).await;
+    put_node(&a, "n", "a", true, 1).await;
+    let x = key("x", "n");
+    change(&a, &x, StockDelta { received: 5, ..StockDelta::default() }).await.unwrap();
+    a.open(&x).await;
+    change(&a, &x, StockDelta { spent: 2, ..StockDelta::default() }).await.unwrap();
+    let before = a.store.head().await.unwrap().position.sequence;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 2);
+    write(&a, &placed, 2).await;
+    let gone = after(&a, &placed, 3, moved(&a, &b));
+    write(&a, &gone, 3).await;
+    assert!(before > 0);
+    applies(&b, &a, 0).await;
+    let ended = after(&b, &gone, 4, cancelled());
+    write(&b, &ended, 4).await;
+    let released = async || {
+        let rows = a.store.rights_of(&x.sku).await.unwrap();
+        let mut own = rows.iter().filter(|row| row.owner.region == a.region);
+        own.next().unwrap().row.released
+    };
+    assert_eq!(released().await, 0);
+    applies(&a, &b, 0).await;
+    assert_eq!(released().await, 2);
+    // Told again, as after a move back: nothing more.
+    let back = after(&b, &ended, 5, moved(&b, &a));
+    write(&b, &back, 5).await;
+    applies(&a, &b, 1).await;
+    assert_eq!(released().await, 2);
+    assert_eq!(stored(&a, id).await.order.home_region, a.region);
+}
+
+/// A home that did not know that its order was taken over wrote on: its history is set aside, whichever is heard first.
+pub(super) async fn the_history_with_more_moves_stands(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let c = Subject::empty(kind, "c", 3).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    applies(&b, &a, 0).await;
+    let unseen = after(&a, &placed, 2, cancelled());
+    write(&a, &unseen, 2).await;
+    let taken = after(&b, &placed, 3, moved(&a, &b));
+    write(&b, &taken, 3).await;
+    applies(&c, &a, 0).await;
+    applies(&c, &b, 0).await;
+    applies(&b, &a, 1).await;
+    applies(&a, &b, 0).await;
+    for subject in [&a, &b, &c] {
+        assert_eq!(stored(subject, id).await, *taken.record, "{}", subject.region);
+        assert_eq!(subject.store.events(id, 0, 9).await.unwrap().len(), 2);
+    }
+}
+
+/// I-13: nobody else writes.
+pub(super) async fn who_is_not_its_home_can_neither_change_nor_move_an_order(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    applies(&b, &a, 0).await;
+    let foreign = after(&b, &placed, 2, cancelled());
+    write(&b, &foreign, 2).await;
+    let refused = a.store.apply(at(0), &outbox(&b).await, 3).await;
+    assert!(matches!(refused, Err(ReplicationError::CantApply { .. })), "{refused:?}");
+    assert_eq!(stored(&a, id).await, *placed.record);
+}
