@@ -98,6 +98,16 @@ faults! {
         "A drained region takes new orders."
         [] Simulator, Unit("http::handlers::tests::a_draining_region_takes_no_new_orders_but_repeats_old_answers");
 
+    OrderLeaseIgnored = "order-lease-ignored"
+        "A region acts on its older orders without a lease."
+        ["I-13"] Simulator;
+    LeaseNotWaitedOut = "lease-not-waited-out"
+        "The orders of a lost region are taken over while its lease may last."
+        ["I-13"] Simulator;
+    AloneAdopted = "alone-adopted"
+        "An order that a lost region may be deciding alone is taken over without a person's word."
+        ["I-13"] Simulator;
+
     UnguardedReserve = "unguarded-reserve"
         "What was read as free is reserved without a look at what it is now."
         ["I-01", "I-03", "I-05"] Simulator, Servers("store_contract::in_postgres::nothing_is_sold_beyond_the_ceiling_nor_given_back_twice");

@@ -42,7 +42,8 @@ pub struct AdvanceSaga {
     pub advance: Advance,
 }
 
-/// The saga and the order as they are now. `None` when another worker was faster, or the order has moved.
+/// The saga and the order as they are now. `None` when another worker was faster, or this region may not
+/// act on the order now.
 pub(super) type Advanced = Option<(SagaRecord, Arc<OrderRecord>)>;
 
 impl Command for AdvanceSaga {
@@ -63,7 +64,7 @@ impl Command for AdvanceSaga {
         let mut saga = sagas.entry(saga_id).or_insert_with(|| self.saga.clone()).clone();
         let orders = &mut workspace.view.orders;
         let order = Arc::clone(orders.entry(order_id).or_insert_with(|| Arc::clone(&self.order)));
-        if order.order.home_region != workspace.region.id {
+        if !workspace.region.may_act_on(&order.order) {
             return None;
         }
         if saga.version != self.saga.version {
@@ -181,6 +182,7 @@ pub(super) fn cancel(
 }
 
 fn push(workspace: &mut Workspace<'_>, made: &mut EventMaker, event: EventBody) {
-    let stamp = workspace.tick();
+    // An order that has moved here may bear the stamps of a clock that is ahead.
+    let stamp = workspace.tick_after(made.last_stamp());
     made.push(stamp, event).expect("the state was checked before the event was chosen");
 }

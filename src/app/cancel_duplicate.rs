@@ -90,7 +90,7 @@ impl Command for CancelDuplicate {
         let (Some(own), Some(other)) = (orders.get(&self.own), orders.get(&self.other)) else {
             return false;
         };
-        if own.order.home_region != workspace.region.id {
+        if !workspace.region.may_act_on(&own.order) {
             return false;
         }
         match rule(own, other) {

@@ -5,6 +5,7 @@
 //! on what the earlier ones left, and commits all of it in one transaction. Who waits for an answer only
 //! awaits a channel: a client that hangs up interrupts nothing.
 
+pub mod adoption;
 mod advance_saga;
 mod cancel_duplicate;
 mod catalogue;
@@ -13,7 +14,9 @@ pub mod evacuate;
 mod in_flight;
 mod intent_lookup;
 mod inventory;
+mod joining;
 mod move_orders;
+mod order_lease;
 mod place_order;
 pub mod reconcile;
 mod region;
@@ -38,6 +41,7 @@ pub use inventory::{
     inventory_view,
 };
 pub use move_orders::MoveOrders;
+pub use order_lease::{LeaseAnswer, LeaseAsk, LeaseHandler, ORDER_LEASE, OrderLease};
 pub use place_order::{PlaceOrder, PlaceOutcome, place_order};
 pub use region::Region;
 pub use run_saga::SagaRunner;

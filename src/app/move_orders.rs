@@ -3,7 +3,9 @@
 //! A home that is given up moves its orders away itself, as the last thing it writes of them; what is undecided stays,
 //! since only its home has what the provider is to be asked with. From then on the other region writes them.
 
-use crate::domain::order::{EventBody, OrderStatus};
+use std::sync::Arc;
+
+use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
 use crate::ports::Needs;
 use crate::types::{OrderId, RegionId};
 
@@ -30,17 +32,27 @@ impl Command for MoveOrders {
         let mut moved = 0;
         for id in &self.orders {
             let may_move = workspace.view.orders.get(id).is_some_and(|record| {
-                record.order.home_region == from && record.order.status() == OrderStatus::Confirmed
+                let is_confirmed = record.order.status() == OrderStatus::Confirmed;
+                is_confirmed && workspace.region.may_act_on(&record.order)
             });
             if may_move {
-                let mut made = workspace.change_order(Some(*id));
-                let stamp = workspace.tick();
-                let event = EventBody::Moved { from, to };
-                made.push(stamp, event).expect("the home was looked at before");
-                workspace.write_order(made, None);
+                move_order(workspace, *id, from, to);
                 moved += 1;
             }
         }
         moved
     }
+}
+
+/// Writes that an order, which is loaded and whose home is `from`, goes to `to`.
+pub(super) fn move_order(
+    workspace: &mut Workspace<'_>,
+    id: OrderId,
+    from: RegionId,
+    to: RegionId,
+) -> Arc<OrderRecord> {
+    let mut made = workspace.change_order(Some(id));
+    let stamp = workspace.tick_after(made.last_stamp());
+    made.push(stamp, EventBody::Moved { from, to }).expect("the home was looked at before");
+    workspace.write_order(made, None)
 }

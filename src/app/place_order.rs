@@ -39,6 +39,9 @@ pub enum LastWord {
     OutOfTime(BTreeMap<Sku, u64>),
 }
 
+/// An order that is placed is usually decided within so many milliseconds: with a lease that ends before, it is placed
+/// like one without.
+const PLACED_WITHIN_MS: u64 = 3_000;
 /// How many times `grant_wait` an order is decided again while what it asks for comes in and others, or the rest
 /// of its lines, are faster.
 const GRANT_WAITS_MAX: u32 = 2;
@@ -201,7 +204,7 @@ impl PlaceOrder {
     fn take(
         &self,
         workspace: &mut Workspace<'_>,
-        order: crate::domain::order::Order,
+        mut order: crate::domain::order::Order,
         payments: Vec<place::PaymentIntent>,
     ) -> PlaceOutcome {
         for line in &order.lines {
@@ -211,6 +214,7 @@ impl PlaceOrder {
                 workspace.change_stock(key, StockDelta { spent, ..StockDelta::default() });
             }
         }
+        order.alone = !workspace.region.holds_order_lease(PLACED_WITHIN_MS);
         let now_ms = workspace.now_ms;
         let mut saga = SagaRecord {
             id: SagaId(order.id.0),

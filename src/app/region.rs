@@ -1,9 +1,10 @@
 //! Who this process is, and the stamps it makes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::domain::order::{Order, OrderStatus};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Clock, Ids};
 use crate::types::{ClockDrift, Epoch, Hlc, HlcTimestamp, OrderId, RegionId, RegionNumber};
@@ -27,6 +28,7 @@ pub struct Region {
     set_back: AtomicBool,
     fenced: AtomicBool,
     in_doubt: AtomicBool,
+    order_lease_ms: AtomicU64,
 }
 
 impl Region {
@@ -55,6 +57,7 @@ impl Region {
             set_back: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             in_doubt: AtomicBool::new(false),
+            order_lease_ms: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -89,6 +92,26 @@ impl Region {
     /// The database remembers everything that it wrote, as far as is known.
     pub fn may_write(&self) -> bool {
         !self.is_set_back() && (!self.is_in_doubt() || is_on(Mutant::DoubtPassedOver))
+    }
+
+    /// A majority lets this region act on its orders for another `margin_ms` at least ([`crate::escrow::Stewardship`]).
+    /// Where no other region exists, always.
+    pub fn holds_order_lease(&self, margin_ms: u64) -> bool {
+        let until_ms = self.order_lease_ms.load(Ordering::Acquire);
+        self.clock.monotonic_ms().saturating_add(margin_ms) < until_ms
+    }
+
+    /// What [`super::OrderLease`] obtained, by the own clock.
+    pub(super) fn set_order_lease(&self, until_ms: u64) {
+        self.order_lease_ms.store(until_ms, Ordering::Release);
+    }
+
+    /// May this region do something about an order? Without a lease only about what it took alone, which
+    /// nobody takes over before it is decided.
+    pub fn may_act_on(&self, order: &Order) -> bool {
+        let is_alone = order.alone && order.status() == OrderStatus::Pending;
+        let may = is_alone || self.holds_order_lease(0) || is_on(Mutant::OrderLeaseIgnored);
+        order.home_region == self.id && may
     }
 
     /// Whether the database remembers everything is not known yet.

@@ -109,6 +109,10 @@ impl SagaRunner {
 
     async fn run(self: &Arc<Self>, mut saga: SagaRecord, mut order: Arc<OrderRecord>) {
         loop {
+            // It is due again: then another look is taken, here or where the order went.
+            if !saga.state.is_over() && !self.region.may_act_on(&order.order) {
+                return;
+            }
             let advance = match saga.state {
                 SagaState::Running => self.authorize(&saga, &order.order).await,
                 SagaState::Compensating => self.compensate(&saga).await,

@@ -9,13 +9,15 @@ use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
 use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
-    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
-    Signals, Stops, Verification, Writer, WriterSettings,
+    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
+    ORDER_LEASE, OrderLease, Region, SagaRunner, Signals, Stops, Verification, Writer,
+    WriterSettings,
 };
 use crate::bus::{NatsAddresses, NatsBus};
 use crate::config::RegionConfig;
@@ -128,6 +130,7 @@ struct Parts {
     replication: workers::Replication,
     reconciler: Arc<Reconciler>,
     rejoin: Arc<Rejoin>,
+    adoption: Arc<Adoption>,
     evacuation: Arc<Evacuation>,
     verification: Arc<Verification>,
     metrics: Arc<Metrics>,
@@ -200,6 +203,15 @@ async fn parts(
     };
     let writer =
         Writer::start(tasks, Arc::clone(&region), store.clone(), signals.clone(), settings);
+    let adoption = Arc::new(Adoption::new(
+        Arc::clone(&region),
+        Arc::clone(&rights),
+        store.clone(),
+        Arc::clone(&rows) as Arc<dyn RejoinStore>,
+        store.clone(),
+        Arc::clone(&bus),
+        signals.clone(),
+    ));
     let evacuation = Arc::new(Evacuation {
         region: Arc::clone(&region),
         rights: Arc::clone(&rights),
@@ -299,6 +311,7 @@ async fn parts(
         replication,
         reconciler,
         rejoin,
+        adoption,
         evacuation,
         verification,
         metrics,
@@ -351,6 +364,15 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
     let (bus, until) = (Arc::clone(&replication.bus), stop());
     let serving = async move { bus.serve(REJOIN, asked, until).await };
     tasks.spawn("rejoin server", serving);
+    let (region, log) = (Arc::clone(&rejoin.region), Arc::clone(&replication.store));
+    let lease = OrderLease::new(region, Arc::clone(rights), log, Arc::clone(&replication.bus));
+    tasks.spawn("order lease", workers::order_lease(lease, stop()));
+    tasks.spawn("adoption", workers::adoption(Arc::clone(&parts.adoption), stop()));
+    let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
+    let asked = Arc::new(LeaseHandler { rights, log });
+    let (bus, until) = (Arc::clone(&replication.bus), stop());
+    let serving = async move { bus.serve(ORDER_LEASE, asked, until).await };
+    tasks.spawn("order lease server", serving);
     let (bus, stop) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
     Ok(())
@@ -403,6 +425,7 @@ fn context(
         rights: Some(Arc::clone(&parts.rights)),
         reconciler: Some(Arc::clone(&parts.reconciler)),
         rejoin: Some(Arc::clone(&parts.rejoin)),
+        adoption: Some(Arc::clone(&parts.adoption)),
         evacuation: Some(Arc::clone(&parts.evacuation)),
         verification: Some(Arc::clone(&parts.verification)),
         outbox: Some(Arc::clone(&parts.replication.store)),

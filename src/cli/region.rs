@@ -57,8 +57,8 @@ enum Lever {
     /// A drained region takes orders again. One that is in doubt whether its database remembers everything trusts it
     /// on your word.
     Resume(LeverArgs),
-    /// Declares a region dead: the others take over what it had not sold.
-    Fence(LeverArgs),
+    /// Declares a region dead: the others take over what it had not sold, and one of them its orders.
+    Fence(FenceArgs),
     /// Gives a region up while it lives: what it may sell and its orders go to another one.
     Evacuate(EvacuateArgs),
     /// A fenced region comes back; one whose database was set back begins a new incarnation.
@@ -77,6 +77,19 @@ struct LeverArgs {
     json: bool,
     #[command(flatten)]
     target: TargetArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  entrepot region fence eu-west\n  entrepot region fence eu-west --gone"
+)]
+struct FenceArgs {
+    #[command(flatten)]
+    lever: LeverArgs,
+    /// On your word none of its processes will ever act again: nothing is waited for. If one does, two regions act on
+    /// one order.
+    #[arg(long)]
+    gone: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,11 +196,12 @@ fn table(views: &[Viewpoint]) -> String {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (name, args) = match args.lever {
-        Lever::Drain(args) => ("drain", args),
-        Lever::Resume(args) => ("resume", args),
-        Lever::Fence(args) => ("fence", args),
-        Lever::Rejoin(args) => ("rejoin", args),
+    let (name, args, query) = match args.lever {
+        Lever::Drain(args) => ("drain", args, ""),
+        Lever::Resume(args) => ("resume", args, ""),
+        Lever::Fence(FenceArgs { lever, gone: true }) => ("fence", lever, "?gone=true"),
+        Lever::Fence(FenceArgs { lever, gone: false }) => ("fence", lever, ""),
+        Lever::Rejoin(args) => ("rejoin", args, ""),
         Lever::Evacuate(args) => return evacuate(args).await,
     };
     let target = Target::find(&args.target, "operator")?;
@@ -202,7 +216,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         report(args.json, &json!({"region": region, "would": name, "status": status}));
         return Ok(ExitCode::SUCCESS);
     }
-    report(args.json, &pull(&target, name, region, asked).await?);
+    report(args.json, &pull(&target, &format!("{name}{query}"), region, asked).await?);
     Ok(ExitCode::SUCCESS)
 }
 

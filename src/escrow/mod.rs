@@ -41,6 +41,7 @@ mod register;
 mod row;
 #[cfg(test)]
 mod simulation;
+mod steward;
 mod voter;
 
 pub use ahead::Autonomy;
@@ -59,4 +60,8 @@ pub use register::{
     majority, newest,
 };
 pub use row::{Row, UNITS_MAX, Unsound};
+pub use steward::{
+    CLOCK_DRIFT_PARTS, ORDER_LEASE_MS, Stewardship, appointed, lease_ends, leases_are_over,
+    order_register, steward_key, steward_keys, steward_of,
+};
 pub use voter::{Asked, Stale, Voted, Voter, Voters, check as check_voters};

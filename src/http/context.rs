@@ -18,6 +18,7 @@ use crate::types::RegionId;
 
 use crate::app::App;
 use crate::app::Verification;
+use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
 use crate::app::reconcile::Reconciler;
 use crate::app::rejoin::Rejoin;
@@ -79,6 +80,8 @@ pub struct ContextParts {
     pub outbox: Option<Arc<dyn ReplicationStore>>,
     /// Begins a new incarnation; `None` where there are no other regions.
     pub rejoin: Option<Arc<Rejoin>>,
+    /// Takes over from lost regions; `None` where there are no other regions.
+    pub adoption: Option<Arc<Adoption>>,
     /// Gives the region up; `None` where there are no other regions.
     pub evacuation: Option<Arc<Evacuation>>,
     /// Knows whether the database is to be trusted; `None` where there are no other regions.

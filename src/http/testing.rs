@@ -300,6 +300,7 @@ impl Fixture {
             outbox: None,
             reconciler: None,
             rejoin: None,
+            adoption: None,
             evacuation: None,
             verification: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Voted};
+use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Stewardship, Voted};
 use crate::types::{Actor, Epoch, RegionId};
 
 /// This region's database as an acceptor for every owner, and what it knows to be chosen.
@@ -29,6 +29,9 @@ pub trait RegisterStore: Send + Sync {
 
     /// The latest incarnation of a region that this database knows of.
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError>;
+
+    /// Who acts for a region's orders, as this acceptor knows it.
+    async fn stewardship(&self, region: RegionId) -> Result<Stewardship, StoreError>;
 
     /// Owners whose raises a survivor has ended.
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError>;

@@ -13,7 +13,7 @@ use crate::escrow::KeyedRow;
 use crate::replication::Position;
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::saga::SagaRecord;
-use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, StockKey};
 
 /// An own order as the others know it.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub struct Learned {
     pub replaces: bool,
     /// What placed it.
     pub intent: Option<IntentRecord>,
-    /// In place of the saga that is here.
-    pub saga: SagaRecord,
+    /// In place of the saga that is here; `None` of an order that has another home.
+    pub saga: Option<SagaRecord>,
 }
 
 /// A new incarnation.
@@ -74,16 +74,22 @@ pub trait RejoinStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<KeyedRow>, StoreError>;
 
-    /// Orders of a home, in order of ids, after one.
+    /// Orders whose home a region is, or that it placed, in order of ids, after one.
     async fn marks(
         &self,
-        home: RegionId,
+        of: RegionId,
+        number: RegionNumber,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderMark>, StoreError>;
 
-    /// All that is known of these orders of a home, in order of ids. Absent ones are left out.
-    async fn histories(&self, home: RegionId, ids: &[OrderId]) -> Result<Vec<History>, StoreError>;
+    /// All that is known of these orders, or of those among them that have this home, in order of ids. Absent ones
+    /// are left out.
+    async fn histories(
+        &self,
+        home: Option<RegionId>,
+        ids: &[OrderId],
+    ) -> Result<Vec<History>, StoreError>;
 
     /// Takes over what others know of own orders, in one transaction. `false`: nothing was done, because one of them
     /// has a channel's reference that another order still stands under here.

@@ -9,7 +9,7 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::{StockDeltas, StockView};
 use crate::domain::order::{Event, OrderRecord};
-use crate::escrow::KeyedRow;
+use crate::escrow::{Ballot, KeyedRow};
 use crate::saga::SagaRecord;
 use crate::types::{
     CustomerId, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey,
@@ -86,6 +86,9 @@ pub struct SagaWrite {
     pub expected_version: u64,
 }
 
+/// Why a commit [as a steward](ChangeSet::as_steward) is refused.
+pub const NO_STEWARD: &str = "another region acts for these orders";
+
 /// Everything a group of decisions wants written, in one transaction or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeSet {
@@ -105,6 +108,9 @@ pub struct ChangeSet {
     pub nodes: BTreeMap<NodeId, Node>,
     /// See [`Self::products_seen`].
     pub nodes_seen: BTreeMap<NodeId, HlcTimestamp>,
+    /// Written as the steward of another region's orders, under this ballot: where this acceptor has promised
+    /// another one since, or that the region is back, the commit is refused.
+    pub as_steward: Option<(RegionId, Ballot)>,
 }
 
 impl ChangeSet {

@@ -35,9 +35,9 @@ pub enum Ask {
     Votes(Option<(Actor, StockKey)>),
     /// The rows of my incarnations, after a key.
     Rows(Option<(StockKey, Epoch)>),
-    /// My orders, after an id, at most [`MARKS_MAX`].
-    Orders(Option<OrderId>),
-    /// All that you know of these orders of mine, at most [`HISTORIES_MAX`].
+    /// The orders whose home a region is, or that it placed, after an id, at most [`MARKS_MAX`].
+    Orders(RegionId, Option<OrderId>),
+    /// All that you know of these orders, at most [`HISTORIES_MAX`].
     Histories(Vec<OrderId>),
     /// The products, after one.
     Products(Option<Sku>),

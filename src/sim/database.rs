@@ -14,7 +14,7 @@ use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{
     Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
-    TransferRequest, Voted,
+    Stewardship, TransferRequest, Voted,
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
@@ -27,7 +27,8 @@ use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
 use crate::types::{
-    Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey, TransferId,
+    Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, RegionNumber, SagaId, Sku, StockKey,
+    TransferId,
 };
 
 use super::checks::granted;
@@ -203,6 +204,9 @@ impl Store for Database {
                 let sequence = committed.sequence.unwrap_or(0);
                 let (orders, sagas) = (changes.orders.len(), changes.sagas.len());
                 let hash = self.shared.checks.committed(&self.memory, changes, stamp);
+                if let Some((of, _)) = changes.as_steward {
+                    self.note(format_args!("takes over {orders} orders of {of}"));
+                }
                 self.note(format_args!(
                     "commits {sequence}: {orders} orders, {sagas} sagas, {} rows, {hash}",
                     changes.stock.len()
@@ -563,6 +567,11 @@ impl RegisterStore for Database {
         self.rights.latest(region).await
     }
 
+    async fn stewardship(&self, region: RegionId) -> Result<Stewardship, StoreError> {
+        self.reads().await?;
+        self.rights.stewardship(region).await
+    }
+
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {
         self.reads().await?;
         self.rights.fenced().await
@@ -616,15 +625,20 @@ impl RejoinStore for Database {
 
     async fn marks(
         &self,
-        home: RegionId,
+        of: RegionId,
+        number: RegionNumber,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderMark>, StoreError> {
         self.reads().await?;
-        self.rights.marks(home, after, limit).await
+        self.rights.marks(of, number, after, limit).await
     }
 
-    async fn histories(&self, home: RegionId, ids: &[OrderId]) -> Result<Vec<History>, StoreError> {
+    async fn histories(
+        &self,
+        home: Option<RegionId>,
+        ids: &[OrderId],
+    ) -> Result<Vec<History>, StoreError> {
         self.reads().await?;
         self.rights.histories(home, ids).await
     }

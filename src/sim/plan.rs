@@ -256,12 +256,18 @@ const TOKENS: &[&str] = &[
     "tok_nonsense",
 ];
 
+/// Worlds whose faults go on for so long that orders of lost regions are taken over.
+const LONG_PERMILLE: u64 = 250;
+
 impl Plan {
     /// Draws a run.
     pub fn draw(seed: u64, size: Size) -> Self {
         let mut dice = Dice::of(seed, "plan");
         let regions = size.regions.clamp(1, REGIONS.len());
-        let storm_ms = dice.between(6_000, 12_000);
+        // Some last longer than an order lease.
+        let lasts_long = dice.chance(LONG_PERMILLE);
+        let storm_ms =
+            if lasts_long { dice.between(15_000, 30_000) } else { dice.between(6_000, 12_000) };
         let is_calm = dice.chance(CALM_PERMILLE);
         let knobs = if is_calm { Knobs::default() } else { Knobs::draw(&mut dice) };
         let skus = dice.between(3, 6);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::escrow::majority;
 use crate::runtime::spawn_named;
 use crate::types::InvariantId;
 
@@ -138,7 +139,9 @@ async fn settle(world: &Arc<World>, shoppers: &[JoinHandle<()>]) {
         let now_ms = world.shared.time.now_ms();
         let (forgot, memories) = (checks.forgot(), checks.sound());
         let has_ended = shoppers.iter().all(JoinHandle::is_finished) && world.is_sure();
-        if !(has_ended && is_idle(&memories, forgot.is_empty())) {
+        // Without a majority a region keeps its hands off its older orders.
+        let may_act = memories.len() >= majority(world.regions());
+        if !(has_ended && (!may_act || is_idle(&memories, forgot.is_empty()))) {
             idle_since_ms = None;
             if now_ms - healed_ms > SAGAS_END_MS {
                 checks.broken(InvariantId::NoSagaWaitsForEver, unfinished(&memories));
@@ -163,7 +166,7 @@ fn unfinished(memories: &[Memory]) -> String {
         let tables = memory.tables();
         let open = tables.sagas.values().filter(|(saga, _)| !saga.state.is_over());
         let ids: Vec<String> = open.map(|(saga, _)| saga.id.to_string()).collect();
-        let contests = tables.open_contests();
+        let contests = tables.open_contests(memory.region());
         format!("{}: open sagas {ids:?}, contests {contests}", memory.region())
     };
     memories.iter().map(open).collect::<Vec<_>>().join("; ")

@@ -7,11 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use crate::app::adoption::Adoption;
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
-    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, Region, SagaRunner,
-    Signals, Stops, Verification, Writer, WriterSettings,
+    App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
+    ORDER_LEASE, OrderLease, Region, SagaRunner, Signals, Stops, Verification, Writer,
+    WriterSettings,
 };
 use crate::escrow::Autonomy;
 use crate::ports::{Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore};
@@ -90,6 +92,8 @@ pub struct Server {
     pub rejoin: Arc<Rejoin>,
     /// Whether its database is to be trusted.
     pub verification: Arc<Verification>,
+    /// Takes over from lost regions.
+    pub adoption: Arc<Adoption>,
     /// Ends when it is killed.
     pub life: Life,
     tasks: TaskSet,
@@ -171,8 +175,8 @@ impl Site {
         let marker = Arc::new(Kept { life: life.clone(), marker: Arc::clone(&self.marker) });
         let parts =
             Parts { region, database, stops, bus, gateway, marker, tasks: tasks.clone(), begin };
-        let (app, rights, rejoin, verification) = parts.put_together(peers);
-        Server { app, rights, rejoin, verification, life, tasks }
+        let (app, rights, rejoin, verification, adoption) = parts.put_together(peers);
+        Server { app, rights, rejoin, verification, adoption, life, tasks }
     }
 }
 
@@ -207,7 +211,7 @@ impl Parts {
     fn put_together(
         self,
         peers: Vec<RegionId>,
-    ) -> (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>) {
+    ) -> (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>, Arc<Adoption>) {
         let Self { region, database, stops, bus, gateway, marker, tasks, begin } = self;
         let signals = Signals::default();
         let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
@@ -247,6 +251,15 @@ impl Parts {
             Some(lookup),
             AppSettings { grant_wait: GRANT_WAIT, saga_lease: SAGA_LEASE, saga_stuck: SAGA_STUCK },
         ));
+        let adoption = Arc::new(Adoption::new(
+            Arc::clone(&region),
+            Arc::clone(&rights),
+            Arc::clone(&database) as Arc<dyn crate::ports::Store>,
+            Arc::clone(&database) as Arc<dyn RejoinStore>,
+            Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            Arc::clone(&bus),
+            signals.clone(),
+        ));
         let rejoin = Arc::new(Rejoin {
             region: Arc::clone(&region),
             rights: Arc::clone(&rights),
@@ -271,8 +284,8 @@ impl Parts {
         tasks.spawn("verification", looking);
         let replication =
             workers::Replication { region, bus, store: database, peers: heard, stops };
-        start_workers(&tasks, &app, &rights, &rejoin, &replication, &signals);
-        (app, rights, rejoin, verification)
+        start_workers(&tasks, &app, &rights, &rejoin, &adoption, &replication, &signals);
+        (app, rights, rejoin, verification, adoption)
     }
 }
 
@@ -324,6 +337,7 @@ fn start_workers(
     app: &Arc<App>,
     rights: &Arc<Rights>,
     rejoin: &Arc<Rejoin>,
+    adoption: &Arc<Adoption>,
     replication: &workers::Replication,
     signals: &Signals,
 ) {
@@ -347,6 +361,14 @@ fn start_workers(
     });
     let (bus, until) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("rejoin server", async move { bus.serve(REJOIN, asked, until).await });
+    let (region, log) = (Arc::clone(&rejoin.region), Arc::clone(&replication.store));
+    let lease = OrderLease::new(region, Arc::clone(rights), log, Arc::clone(&replication.bus));
+    tasks.spawn("order lease", workers::order_lease(lease, stop()));
+    tasks.spawn("adoption", workers::adoption(Arc::clone(adoption), stop()));
+    let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
+    let asked = Arc::new(LeaseHandler { rights, log });
+    let (bus, until) = (Arc::clone(&replication.bus), stop());
+    tasks.spawn("order lease server", async move { bus.serve(ORDER_LEASE, asked, until).await });
     let (bus, stop) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("intent server", async move { bus.serve(INTENT_REQUEST, intents, stop).await });
 }

@@ -386,10 +386,15 @@ impl World {
         tokio::select! {
             biased;
             () = server.life.over() => {}
-            taken = server.rights.fence(self.sites[lost].region) => {
+            taken = server.adoption.fence(self.sites[lost].region, false) => {
                 self.shared.note(REGIONS[by], format_args!("fences {}: {taken:?}", REGIONS[lost]));
             }
         }
+    }
+
+    /// How many there are.
+    pub fn regions(&self) -> usize {
+        self.sites.len()
     }
 
     /// Every region knows whether its database remembers everything.

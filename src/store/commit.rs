@@ -18,7 +18,9 @@ use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::domain::order::Event;
+use crate::escrow::order_register;
 use crate::mutants::{Mutant, is_on};
+use crate::ports::store::NO_STEWARD;
 use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
 use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
 use crate::replication::PAYLOAD_BYTES_MAX;
@@ -43,6 +45,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     CHANGE_RIGHTS,
     APPEND_OUTBOX,
     STILL_IN_EPOCH,
+    STILL_STEWARD,
 ];
 
 const UPDATE_SAGAS: &str = "
@@ -128,6 +131,11 @@ SELECT $1, head.seq, $2, $3, $4, $5 FROM head RETURNING seq";
 /// For what takes no place in the outbox. Until the commit is through, no other incarnation begins.
 const STILL_IN_EPOCH: &str = "
 SELECT true FROM outbox_head WHERE epoch = $1 FOR SHARE";
+
+/// Until the commit is through, nothing else is promised.
+const STILL_STEWARD: &str = "
+SELECT true FROM promises
+WHERE owner = $1 AND epoch = $2 AND ballot_round = $3 AND ballot_region = $4 AND fenced FOR SHARE";
 
 #[async_trait]
 impl Store for PgStore {
@@ -222,6 +230,17 @@ async fn write(
     stamp: Stamp,
 ) -> Result<Option<u64>, Problem> {
     let epoch = i32::try_from(stamp.epoch.0).expect("epochs are counted by people");
+    if let Some((of, ballot)) = changes.as_steward {
+        let owner = order_register(of);
+        let held = sqlx::query(STILL_STEWARD)
+            .bind(owner.region.as_str())
+            .bind(i32::try_from(owner.epoch.0).expect("epochs are counted by people"))
+            .bind(i32::try_from(ballot.round).unwrap_or(i32::MAX))
+            .bind(ballot.region.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+        held.ok_or(Problem::Conflict(NO_STEWARD))?;
+    }
     let payload = write_orders(connection, changes).await?;
     write_sagas(connection, changes).await?;
     insert_intents(connection, &changes.intents).await?;

@@ -14,8 +14,8 @@ use super::encode::{from_json, parsed, signed, store_error, unsigned};
 use super::rights::{PgRights, epoch_column, execute, nodes, skus, units_json};
 use super::within;
 use crate::escrow::{
-    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Slot, Value,
-    Voted, Voter, answer_accept,
+    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Slot, Stewardship,
+    Value, Voted, Voter, answer_accept, order_register, steward_key,
 };
 use crate::ports::{RegisterStore, StoreError};
 use crate::types::{Actor, Epoch, RegionId, StockKey};
@@ -138,6 +138,25 @@ impl RegisterStore for PgRights {
             u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))
         };
         call.await.map(Epoch).map_err(store_error)
+    }
+
+    async fn stewardship(&self, region: RegionId) -> Result<Stewardship, StoreError> {
+        let owner = order_register(region);
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let read = within(self.store.deadline, async {
+                let row = of_owner(PROMISED, owner).fetch_optional(&mut *lease).await?;
+                let key = steward_key();
+                let mut slots = read_slots(&mut lease, owner, &[&key].into()).await?;
+                let promised = row.as_ref().map(promised).transpose()?;
+                let promised = promised.unwrap_or_else(|| Promised::birth(region));
+                Ok(Stewardship { promised, slot: slots.remove(&key) })
+            });
+            let read = read.await?;
+            lease.keep();
+            Ok(read)
+        };
+        call.await.map_err(store_error)
     }
 
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {

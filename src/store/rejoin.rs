@@ -28,7 +28,7 @@ use crate::ports::{Beginning, Learned, Mark, RejoinStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::saga::SagaRecord;
-use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, StockKey};
 
 pub(super) const STATEMENTS: &[&str] = &[
     INCARNATIONS,
@@ -90,17 +90,18 @@ FROM rights WHERE owner = $1 AND (sku, node, owner, epoch) > ($2, $3, $1, $4) AN
 ORDER BY sku, node, owner, epoch LIMIT $5";
 
 const MARKS: &str = "
-SELECT order_id, version, chain_hash FROM orders WHERE home_region = $1 AND order_id > $2
+SELECT order_id, version, chain_hash FROM orders
+WHERE (home_region = $1 OR get_byte(uuid_send(order_id), 15) = $4) AND order_id > $2
 ORDER BY order_id LIMIT $3";
 
 /// Reads the whole table: intents are looked up by order here and nowhere else, and an index would be written with
 /// every order.
 const INTENTS_OF: &str = "
 SELECT principal, key, region, body_hash, order_id, answer, first_at_ms FROM idempotency
-WHERE region = $1 AND order_id = ANY($2::uuid[])";
+WHERE order_id = ANY($1::uuid[])";
 
 const COMMITS_OF: &str = "
-SELECT e.order_id, e.events FROM order_events e JOIN orders o ON o.order_id = e.order_id AND o.home_region = $1
+SELECT e.order_id, e.events FROM order_events e JOIN orders o ON o.order_id = e.order_id AND ($1::text IS NULL OR o.home_region = $1)
 WHERE e.order_id = ANY($2::uuid[]) ORDER BY e.order_id, e.first_seq";
 
 pub(super) const SET_ASIDE: &str = "SELECT set_histories_aside($1)";
@@ -254,23 +255,30 @@ impl RejoinStore for PgRights {
 
     async fn marks(
         &self,
-        home: RegionId,
+        of: RegionId,
+        number: RegionNumber,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderMark>, StoreError> {
         let query = sqlx::query(MARKS)
-            .bind(home.as_str())
+            .bind(of.as_str())
             .bind(after.map_or(Uuid::nil(), |id| id.0))
-            .bind(count(limit));
+            .bind(count(limit))
+            .bind(i32::from(number.0.get()));
         let rows = self.store.rows(query).await.map_err(store_error)?;
         rows.iter().map(mark).collect::<Result<_, _>>().map_err(store_error)
     }
 
-    async fn histories(&self, home: RegionId, ids: &[OrderId]) -> Result<Vec<History>, StoreError> {
+    async fn histories(
+        &self,
+        home: Option<RegionId>,
+        ids: &[OrderId],
+    ) -> Result<Vec<History>, StoreError> {
         let read = async {
-            let commits = sqlx::query(COMMITS_OF).bind(home.as_str()).bind(uuids(ids));
+            let home = home.map(|home| home.to_string());
+            let commits = sqlx::query(COMMITS_OF).bind(home).bind(uuids(ids));
             let commits = self.store.rows(commits).await?;
-            let intents = sqlx::query(INTENTS_OF).bind(home.as_str()).bind(uuids(ids));
+            let intents = sqlx::query(INTENTS_OF).bind(uuids(ids));
             let mut intents: BTreeMap<OrderId, IntentRecord> = self
                 .store
                 .rows(intents)
@@ -402,7 +410,7 @@ async fn write_learned(
     events.insert(connection).await?;
     let intents: Vec<IntentRecord> = orders.iter().filter_map(|it| it.intent.clone()).collect();
     insert_intents_with(COPY_INTENTS, connection, &intents).await?;
-    let sagas: Vec<&SagaRecord> = orders.iter().map(|it| &it.saga).collect();
+    let sagas: Vec<&SagaRecord> = orders.iter().filter_map(|it| it.saga.as_ref()).collect();
     sagas::insert(connection, &sagas).await
 }
 

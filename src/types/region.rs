@@ -85,6 +85,8 @@ pub struct Epoch(pub u32);
 impl Epoch {
     /// A region's first incarnation.
     pub const FIRST: Self = Self(1);
+    /// No incarnation: of registers that belong to a region whichever it is in.
+    pub const NONE: Self = Self(0);
 }
 
 impl fmt::Display for Epoch {
@@ -116,7 +118,7 @@ impl FromStr for Actor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let actor = || {
             let (region, epoch) = text.split_once('.')?;
-            let canonical = !epoch.starts_with(['0', '+']);
+            let canonical = epoch == "0" || !epoch.starts_with(['0', '+']);
             let epoch = epoch.parse().ok().filter(|_| canonical)?;
             Some(Self { region: region.parse().ok()?, epoch: Epoch(epoch) })
         };
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&actor).unwrap(), "\"eu-west.2\"");
         assert_eq!(serde_json::from_str::<Actor>("\"eu-west.2\"").unwrap(), actor);
         for bad in
-            ["eu-west", "eu-west.", "eu-west.02", "eu-west.0", "eu-west.+2", "eu-west.-1", ".2"]
+            ["eu-west", "eu-west.", "eu-west.02", "eu-west.+2", "eu-west.-1", ".2"]
         {
             assert!(bad.parse::<Actor>().is_err(), "{bad}");
         }

@@ -7,6 +7,7 @@ mod contested;
 mod fences;
 pub mod grants;
 mod heartbeat;
+mod orders;
 mod publisher;
 mod raiser;
 mod rebalancer;
@@ -20,6 +21,7 @@ mod stuck_sagas;
 mod verification;
 
 pub use contested::contested;
+pub use orders::{adoption, order_lease};
 pub use reconciliation::reconciliation;
 pub use replication::Replication;
 pub use saga_recovery::saga_recovery;

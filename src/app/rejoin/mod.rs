@@ -23,36 +23,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Region;
+use super::joining;
 use super::rights::Rights;
 use crate::domain::change::{Change, OrderChange};
 use crate::escrow::{KeyedRow, Row};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{
-    Beginning, Bus, Reader, RejoinStore, ReplicationError, ReplicationStore, RequestKind,
-    StoreError,
+    Beginning, Bus, Reader, RejoinStore, ReplicationError, ReplicationStore, StoreError,
 };
 use crate::replication::PAYLOAD_BYTES_MAX;
 use crate::replication::rejoin::{Answer, Ask, DOCUMENTS_MAX, ITEMS_MAX, Votes};
 use crate::saga::SagaRecord;
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
+pub use super::joining::{JoinError, REJOIN};
 pub use server::RejoinHandler;
-
-/// A region that begins anew asks.
-pub const REJOIN: RequestKind = RequestKind::named("rejoin");
 
 /// A link that was just mended is known to be within some heartbeats.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
 /// Between looks at who is heard.
 const LOOK: Duration = Duration::from_millis(100);
-/// An answer brings up to 2 MiB, and may read a table for it.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How often one question is asked. A link that loses one message in ten loses four in a row once in ten thousand
-/// questions, and the operator may repeat the whole.
-const TRIES_MAX: u32 = 4;
 /// How many numbers are tried. Each that is taken was claimed by an attempt before.
 const NUMBERS_MAX: u32 = 8;
 /// Orders that are read at once to be told.
@@ -70,9 +61,6 @@ pub enum RejoinError {
     /// Somebody is at it.
     #[error("a new incarnation is being prepared already")]
     UnderWay,
-    /// Every other region has to tell what it knows.
-    #[error("{0} did not answer, and may know what nobody else does")]
-    Unreachable(RegionId),
     /// No number was free.
     #[error("other attempts to begin an incarnation go on at the same time")]
     Taken,
@@ -87,16 +75,9 @@ pub enum RejoinError {
         "orders {0:?} can't be taken over: another order stands under their channel's reference"
     )]
     References(Vec<OrderId>),
-    /// An order's history does not fold.
-    #[error("what {peer} knows of order {order} can't be taken over: {why}")]
-    Unsound {
-        /// Who told it.
-        peer: RegionId,
-        /// Which.
-        order: OrderId,
-        /// What is wrong.
-        why: String,
-    },
+    /// What the others know can't be put together.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The own database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -152,7 +133,7 @@ impl Rejoin {
         // Once one of them has noted a new incarnation the old one is over: not before all of them answer.
         let heard = tokio::time::timeout(HEARD_WITHIN, self.hears_all(&peers)).await;
         if let (Err(_), Some(away)) = (heard, self.away(&peers)) {
-            return Err(RejoinError::Unreachable(away));
+            return Err(JoinError::Unreachable(away).into());
         }
         for peer in &peers {
             self.ask(*peer, &Ask::Known).await?;
@@ -213,7 +194,7 @@ impl Rejoin {
                 let Answer::Noted { latest: at_peer, now } =
                     self.ask(*peer, &Ask::Begin(epoch)).await?
                 else {
-                    return Err(RejoinError::Unreachable(*peer));
+                    return Err(JoinError::Unreachable(*peer).into());
                 };
                 is_ours &= now;
                 latest = latest.max(at_peer);
@@ -230,7 +211,7 @@ impl Rejoin {
         let mut after = None;
         loop {
             let Answer::Votes(page) = self.ask(peer, &Ask::Votes(after)).await? else {
-                return Err(RejoinError::Unreachable(peer));
+                return Err(JoinError::Unreachable(peer).into());
             };
             let is_last = page.slots.len() < ITEMS_MAX;
             after = page.slots.last().map(|(owner, slot)| (*owner, slot.key.clone()));
@@ -250,7 +231,7 @@ impl Rejoin {
         let mut after = None;
         loop {
             let Answer::Rows(page) = self.ask(peer, &Ask::Rows(after)).await? else {
-                return Err(RejoinError::Unreachable(peer));
+                return Err(JoinError::Unreachable(peer).into());
             };
             let is_last = page.len() < ITEMS_MAX;
             after = add(rows, page);
@@ -280,7 +261,7 @@ impl Rejoin {
             let (mut after, mut is_last) = (None, false);
             while !is_last {
                 let Answer::Products(page) = self.ask(*peer, &Ask::Products(after)).await? else {
-                    return Err(RejoinError::Unreachable(*peer));
+                    return Err(JoinError::Unreachable(*peer).into());
                 };
                 is_last = page.len() < DOCUMENTS_MAX;
                 after = page.last().map(|product| product.sku.clone());
@@ -289,7 +270,7 @@ impl Rejoin {
             let (mut after, mut is_last) = (None, false);
             while !is_last {
                 let Answer::Nodes(page) = self.ask(*peer, &Ask::Nodes(after)).await? else {
-                    return Err(RejoinError::Unreachable(*peer));
+                    return Err(JoinError::Unreachable(*peer).into());
                 };
                 is_last = page.len() < DOCUMENTS_MAX;
                 after = page.last().map(|node| node.id.clone());
@@ -321,7 +302,8 @@ impl Rejoin {
     async fn tell(&self, epoch: Epoch, orders: BTreeSet<OrderId>) -> Result<(), RejoinError> {
         let orders: Vec<OrderId> = orders.into_iter().collect();
         for ids in orders.chunks(TOLD_AT_ONCE) {
-            let histories = self.store.histories(self.region.id, ids).await?;
+            // Those that have moved are told by their home.
+            let histories = self.store.histories(Some(self.region.id), ids).await?;
             let told = histories.into_iter().map(|history| {
                 Change::Order(OrderChange::retelling(history.id, history.intent, &history.commits))
             });
@@ -362,19 +344,8 @@ impl Rejoin {
         }
     }
 
-    async fn ask(&self, peer: RegionId, ask: &Ask) -> Result<Answer, RejoinError> {
-        let request = Bytes::from(serde_json::to_vec(ask).expect("our own types have a JSON form"));
-        for _ in 0..TRIES_MAX {
-            let answer = self.bus.request(peer, REJOIN, request.clone(), ANSWER_LIMIT).await;
-            let read = answer.map_err(|error| error.to_string()).and_then(|answer| {
-                serde_json::from_slice(&answer).map_err(|error| error.to_string())
-            });
-            match read {
-                Ok(answer) => return Ok(answer),
-                Err(why) => tracing::warn!(%peer, why, "{peer} was asked what it knows: {why}"),
-            }
-        }
-        Err(RejoinError::Unreachable(peer))
+    async fn ask(&self, peer: RegionId, question: &Ask) -> Result<Answer, RejoinError> {
+        Ok(joining::ask(self.bus.as_ref(), peer, question).await?)
     }
 }
 

@@ -67,10 +67,13 @@ impl RejoinHandler {
                 Answer::Votes(votes)
             }
             Ask::Rows(after) => Answer::Rows(store.rows_of(from, after.as_ref(), ITEMS_MAX).await?),
-            Ask::Orders(after) => Answer::Orders(store.marks(from, after, MARKS_MAX).await?),
+            Ask::Orders(of, after) => Answer::Orders(match self.region.numbers.get(&of) {
+                Some(number) => store.marks(of, *number, after, MARKS_MAX).await?,
+                None => Vec::new(),
+            }),
             Ask::Histories(mut ids) => {
                 ids.truncate(HISTORIES_MAX);
-                Answer::Histories(fitting(store.histories(from, &ids).await?))
+                Answer::Histories(fitting(store.histories(None, &ids).await?))
             }
             Ask::Products(after) => {
                 Answer::Products(self.reader.products(after.as_ref(), limit).await?)

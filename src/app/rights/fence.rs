@@ -106,7 +106,8 @@ impl Rights {
     /// After a restart this region goes on with what it had fenced before.
     async fn resume_fences(&self) -> Result<(), FenceError> {
         let fenced = self.fenced.lock().expect("no panic while held").clone();
-        for owner in fenced.into_iter().filter(|owner| *owner != self.own) {
+        let is_lost = |owner: &Actor| *owner != self.own && owner.epoch != Epoch::NONE;
+        for owner in fenced.into_iter().filter(is_lost) {
             if self.fences.lock().expect("no panic while held").contains_key(&owner) {
                 continue;
             }
@@ -124,7 +125,7 @@ impl Rights {
         owner: Actor,
         proposer: &Proposer,
     ) -> Result<TakenOver, FenceError> {
-        proposer.tell(self).await?;
+        proposer.tell(self, Purpose::Fence).await?;
         self.take_over(owner, proposer).await
     }
 

@@ -40,6 +40,7 @@ pub use fence::{FenceError, TakenOver};
 pub use giver::Giver;
 pub use granter::{Granter, ask_peer};
 pub use peers_rows::{Compared, DigestHandler, PullHandler, repair_from};
+pub(crate) use proposer::needed;
 pub use proposer::{ProposeError, Proposer};
 pub use raises::Raises;
 pub use transfer::{TransferError, transfer};
@@ -228,7 +229,8 @@ impl Rights {
     /// Was the latest known incarnation of a region fenced?
     pub fn is_fenced_region(&self, region: RegionId) -> bool {
         let fenced = self.fenced.lock().expect("no panic while held");
-        let latest = fenced.iter().rfind(|actor| actor.region == region);
+        let is_of = |actor: &&Actor| actor.region == region && actor.epoch != Epoch::NONE;
+        let latest = fenced.iter().rfind(is_of);
         let heard = self.reachability.epoch_of(region);
         latest.is_some_and(|actor| heard.is_none_or(|heard| heard <= actor.epoch))
     }

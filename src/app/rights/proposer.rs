@@ -19,7 +19,7 @@ use crate::escrow::{
     Slot, Voted, majority,
 };
 use crate::ports::{RequestKind, StoreError};
-use crate::types::{Actor, RegionId, StockKey};
+use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 /// How often a higher ballot is tried when others turn out to be ahead. Two survivors that outbid each other do
 /// so at their own pace; who loses comes again later.
@@ -81,7 +81,7 @@ impl Proposer {
 
     /// Goes on under a ballot that another process of this region has prepared, or begun to: what others have
     /// stored is asked for.
-    pub(super) fn resume(owner: Actor, ballot: Ballot) -> Self {
+    pub fn resume(owner: Actor, ballot: Ballot) -> Self {
         Self { owner, ballot, adopts: true }
     }
 
@@ -113,10 +113,10 @@ impl Proposer {
         Err(ProposeError::Preempted { by: ballot })
     }
 
-    /// Asks once more for the promises of a fence, so that who did not hear of it does.
-    pub(super) async fn tell(&self, rights: &Rights) -> Result<(), ProposeError> {
+    /// Asks once more for the promises of a fence or a return, so that who did not hear of it does.
+    pub async fn tell(&self, rights: &Rights, purpose: Purpose) -> Result<(), ProposeError> {
         let (owner, ballot) = (self.owner, self.ballot);
-        let request = Prepare { owner, ballot, purpose: Purpose::Fence, keys: Vec::new() };
+        let request = Prepare { owner, ballot, purpose, keys: Vec::new() };
         let mut answers = ask_all::<Promise>(rights, PREPARE, &request);
         while let Some((_, answer)) = answers.next().await {
             if let Some(Promise::Refused { preempted, .. }) = answer {
@@ -134,7 +134,8 @@ impl Proposer {
         keys: &BTreeSet<StockKey>,
     ) -> Result<BTreeMap<StockKey, Slot>, ProposeError> {
         // For an earlier incarnation of its own a region asks as a survivor does: the owner itself is refused.
-        let is_buried = self.owner.region == rights.own.region && self.owner != rights.own;
+        let is_own = self.owner.region == rights.own.region;
+        let is_buried = is_own && self.owner != rights.own && self.owner.epoch != Epoch::NONE;
         let purpose = if is_buried { Purpose::Fence } else { Purpose::Propose };
         let request =
             |keys: Vec<StockKey>| Prepare { owner: self.owner, ballot: self.ballot, purpose, keys };
@@ -198,7 +199,8 @@ impl Proposer {
         let chosen = self.ask_acceptors(rights, &request).await?;
         let chosen: Vec<KeyedSlot> =
             request.slots.into_iter().filter(|keyed| chosen.contains(&keyed.key)).collect();
-        if !chosen.is_empty() {
+        // Only of ceilings anybody keeps what is known to be chosen.
+        if !chosen.is_empty() && self.owner.epoch != Epoch::NONE {
             rights.registers.choose(self.owner, &chosen).await?;
         }
         Ok(chosen)
@@ -312,7 +314,7 @@ fn refused(owner: Actor, by: Ballot, fenced: bool) -> ProposeError {
 }
 
 /// How many acceptors decide.
-pub(super) fn needed(rights: &Rights) -> usize {
+pub(crate) fn needed(rights: &Rights) -> usize {
     majority(rights.bus.peers().len() + 1)
 }
 

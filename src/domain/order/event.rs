@@ -184,6 +184,11 @@ impl EventMaker {
         Self { region, epoch, record, events: Vec::new() }
     }
 
+    /// The last event's stamp.
+    pub fn last_stamp(&self) -> Option<HlcTimestamp> {
+        self.record.as_ref().map(|record| record.updated_hlc)
+    }
+
     /// Appends an event and folds it in. After an error the maker is of no use any more.
     pub fn push(&mut self, hlc: HlcTimestamp, body: EventBody) -> Result<(), FoldError> {
         let kind = body.type_name();

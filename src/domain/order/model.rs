@@ -21,6 +21,10 @@ pub struct Order {
     /// Present once the order has moved to another home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// Placed while its region was not sure to be the only one to act on it: until it is decided, no other
+    /// region takes it over without a person's word.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub alone: bool,
     /// `web`, `mobile`, `pos` or `marketplace:<name>`.
     pub channel: String,
     /// The channel's own name of the order; unique in its channel.
@@ -250,4 +254,9 @@ impl Order {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero(value: &u32) -> bool {
     *value == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }

@@ -163,6 +163,7 @@ pub fn decide(
         .collect();
     let order = Order {
         moved: None,
+        alone: false,
         id: context.order_id,
         number: number(context.order_id),
         home_region: context.region,

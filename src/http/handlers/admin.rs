@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use crate::app::RegionStatus;
-use crate::app::rejoin::RejoinError;
+use crate::app::rejoin::{JoinError, RejoinError};
 use crate::app::rights::{FenceError, ProposeError, Rights};
 use crate::ports::StoreError;
 use crate::ports::store::{SagaFilter, Spendable};
@@ -92,8 +92,20 @@ pub(in crate::http) async fn resume(
     set_draining(&context, region, false, &caller, &origin).await
 }
 
-/// Declares another region dead: its raises end, and what it had not sold above its ceilings is taken over.
-#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/fence", tag = "admin", params(("region" = String, Path)),
+/// How sure the caller is.
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct FenceQuery {
+    /// None of the region's processes will ever act again: nothing is waited for, and what it had under way is taken
+    /// over as well. Where that is not so, two regions act on one order.
+    #[serde(default)]
+    gone: bool,
+}
+
+/// Declares another region dead: its raises end, and what it had not sold above its ceilings is taken over. Its orders
+/// follow when its last order lease is over.
+#[utoipa::path(post, path = "/api/v1/admin/regions/{region}/fence", tag = "admin", params(("region" = String, Path), FenceQuery),
     responses((status = 200, description = "Fenced; asked again, what has come to be known since is taken over", body = FencedOut),
               (status = 404, description = "`not_found`"),
               (status = 409, description = "`not_fenceable`: it is the region that was asked"),
@@ -101,10 +113,12 @@ pub(in crate::http) async fn resume(
 pub(in crate::http) async fn fence(
     State(context): State<Context>,
     PathId(region): PathId<RegionId>,
+    StrictQuery(query): StrictQuery<FenceQuery>,
     caller: Caller,
     origin: Origin,
 ) -> Result<Response, Problem> {
-    let rights = rights_of(&context, region)?;
+    rights_of(&context, region)?;
+    let adoption = context.adoption.clone().ok_or_else(|| Problem::not_found("region"))?;
     if region == context.region {
         let detail = format!("{region} itself was asked; ask one of the regions that live");
         return Err(Problem::new(Code::NotFenceable, detail));
@@ -117,7 +131,7 @@ pub(in crate::http) async fn fence(
     let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
     let fencing = spawn_named("fence", async move {
         tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} fences region {region}");
-        rights.fence(region).await
+        adoption.fence(region, query.gone).await
     });
     let taken = fencing.await.map_err(lost_task)?.map_err(|error| not_fenced(&error))?;
     Ok(json(&FencedOut::from(taken)))
@@ -171,14 +185,18 @@ fn not_begun(error: &RejoinError) -> Problem {
         RejoinError::UnderWay | RejoinError::NotSetBack => {
             Problem::new(Code::RejoinUnderWay, detail)
         }
-        RejoinError::References(_) | RejoinError::Unsound { .. } => {
+        RejoinError::References(_) | RejoinError::Join(JoinError::Unsound { .. }) => {
             Problem::new(Code::RejoinRefused, detail)
         }
-        RejoinError::Unreachable(_) => {
+        RejoinError::Join(JoinError::Unreachable(_)) => {
             Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
                 .retry_after(RETRY_DEPENDENCY_S)
         }
-        RejoinError::Taken | RejoinError::Moved | RejoinError::Log(_) | RejoinError::Store(_) => {
+        RejoinError::Taken
+        | RejoinError::Moved
+        | RejoinError::Log(_)
+        | RejoinError::Store(_)
+        | RejoinError::Join(JoinError::Store(_)) => {
             Problem::new(Code::DependencyUnavailable, format!("{detail}: repeat it"))
                 .retry_after(RETRY_DEPENDENCY_S)
         }

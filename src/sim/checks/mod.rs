@@ -211,23 +211,24 @@ impl Checks {
         state.forgot.remove(&region);
         state.reborn.insert(region);
         state.promised.retain(|(of, _), _| *of != region);
-        state.orders.retain(|_, seen| seen.home != region);
         for (id, seen) in &mut state.orders {
             if self.placed_in(*id) == Some(region) {
                 seen.held.clear();
             }
         }
-        for order in orders {
-            let ended = !holds(&order);
-            let seen = Seen {
-                home: region,
-                version: order.version,
-                hlc: order.updated_hlc,
-                held: BTreeMap::new(),
-                ended,
-            };
-            state.orders.insert(order.order.id, seen);
-        }
+        // What is held under another region's rights stays held there.
+        let held = |state: &State, id| state.orders.get(&id).map(|seen| seen.held.clone());
+        let orders: Vec<_> = orders
+            .into_iter()
+            .map(|order| {
+                let ended = !holds(&order);
+                let held = held(&state, order.order.id).unwrap_or_default();
+                let (version, hlc) = (order.version, order.updated_hlc);
+                (order.order.id, Seen { home: region, version, hlc, held, ended })
+            })
+            .collect();
+        state.orders.retain(|_, seen| seen.home != region);
+        state.orders.extend(orders);
         state.applied.retain(|(by, _), _| *by != region);
         let applied = watermarks.into_iter().map(|(origin, at)| ((region, origin), at.position));
         state.applied.extend(applied);

@@ -19,7 +19,7 @@ use super::Checks;
 pub fn is_idle(memories: &[Memory], contests: bool) -> bool {
     memories.iter().all(|memory| {
         let tables = memory.tables();
-        let is_settled = !contests || tables.open_contests() == 0;
+        let is_settled = !contests || tables.open_contests(memory.region()) == 0;
         is_settled && tables.sagas.values().all(|(saga, _)| saga.state.is_over())
     })
 }

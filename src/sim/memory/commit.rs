@@ -5,9 +5,9 @@ use bytes::Bytes;
 
 use crate::domain::change::{Change, OrderChange, Payload};
 use crate::domain::idempotency::IntentRecord;
+use crate::escrow::order_register;
 use crate::mutants::{Mutant, is_on};
-use crate::ports::store::OrderWrite;
-use crate::ports::store::View;
+use crate::ports::store::{NO_STEWARD, OrderWrite, View};
 use crate::ports::{ChangeSet, CommitError, Committed, Needs, Stamp, Store, StoreError};
 use crate::replication::{Envelope, NewEnvelope, SCHEMA_VERSION};
 use crate::types::{Actor, RegionId};
@@ -78,6 +78,13 @@ impl Tables {
     }
 
     fn check(&self, own: RegionId, changes: &ChangeSet) -> Result<(), CommitError> {
+        if let Some((of, ballot)) = changes.as_steward {
+            let owner = order_register(of);
+            let registers = &self.registers;
+            if registers.promised(owner) != ballot || !registers.fenced().contains(&owner) {
+                return Err(CommitError::Conflict(NO_STEWARD));
+            }
+        }
         for (id, write) in &changes.orders {
             let stored = self.orders.get(id).map(|record| record.version);
             let is_old =

@@ -119,9 +119,11 @@ impl Tables {
         self.set_back.is_some()
     }
 
-    /// Pairs of orders that can't stand beside each other and are not settled.
-    pub fn open_contests(&self) -> usize {
-        self.contested.values().filter(|settled| !**settled).count()
+    /// Pairs of an order of `own` and another one that can't stand beside each other and are not settled.
+    pub fn open_contests(&self, own: RegionId) -> usize {
+        let is_own = |id| self.orders.get(id).is_some_and(|it| it.order.home_region == own);
+        let open = self.contested.iter().filter(|((id, _), settled)| !**settled && is_own(id));
+        open.count()
     }
 
     /// Orders that stand under a channel's reference.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 
 use crate::escrow::{
-    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Row, Slot, Voted,
-    Voter, answer_accept,
+    Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Row, Slot,
+    Stewardship, Voted, Voter, answer_accept, order_register, steward_key,
 };
 use crate::ports::{RegisterStore, StoreError};
 use crate::replication::rejoin::Votes;
@@ -176,6 +176,15 @@ impl RegisterStore for MemoryRights {
         let applied = tables.watermarks.get(&region).map(|mark| mark.position.epoch);
         let noted = tables.incarnations.get(&region).copied();
         Ok(promised.chain(applied).chain(noted).max().unwrap_or(Epoch::FIRST))
+    }
+
+    async fn stewardship(&self, region: RegionId) -> Result<Stewardship, StoreError> {
+        let owner = order_register(region);
+        let tables = self.database.tables();
+        let registers = tables.registers.owners.get(&owner);
+        let promised = registers.map_or(Promised::birth(region), |registers| registers.promised);
+        let slot = registers.and_then(|registers| registers.slots.get(&steward_key()));
+        Ok(Stewardship { promised, slot: slot.cloned() })
     }
 
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {

@@ -14,7 +14,7 @@ use crate::ports::{Beginning, Learned, Mark, RejoinStore, Stamp, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::saga::SagaRecord;
-use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, StockKey};
 
 use super::commit::seal;
 use super::{MemoryRights, Tables};
@@ -110,28 +110,39 @@ impl RejoinStore for MemoryRights {
 
     async fn marks(
         &self,
-        home: RegionId,
+        of: RegionId,
+        _number: RegionNumber,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderMark>, StoreError> {
         let tables = self.database.tables();
-        let behind = tables.of_home(home).filter(|(id, _)| after.is_none_or(|after| **id > after));
+        let theirs = tables
+            .orders
+            .iter()
+            .filter(|(_, record)| record.order.home_region == of || record.order.placed_in() == of);
+        let behind = theirs.filter(|(id, _)| after.is_none_or(|after| **id > after));
         Ok(behind.take(limit).map(mark).collect())
     }
 
-    async fn histories(&self, home: RegionId, ids: &[OrderId]) -> Result<Vec<History>, StoreError> {
+    async fn histories(
+        &self,
+        home: Option<RegionId>,
+        ids: &[OrderId],
+    ) -> Result<Vec<History>, StoreError> {
         let tables = self.database.tables();
         let history = |(id, _): (&OrderId, &Arc<OrderRecord>)| {
-            let of_order = |record: &&crate::domain::idempotency::IntentRecord| {
-                record.region == home && record.order_id == Some(*id)
-            };
+            let of_order =
+                |record: &&crate::domain::idempotency::IntentRecord| record.order_id == Some(*id);
             History {
                 id: *id,
                 intent: tables.intents.values().flatten().find(of_order).cloned(),
                 commits: vec![tables.events.get(id).cloned().unwrap_or_default()],
             }
         };
-        Ok(tables.of_home(home).filter(|(id, _)| ids.contains(id)).map(history).collect())
+        let is_meant = |(id, record): &(&OrderId, &Arc<OrderRecord>)| {
+            ids.contains(id) && home.is_none_or(|home| record.order.home_region == home)
+        };
+        Ok(tables.orders.iter().filter(is_meant).map(history).collect())
     }
 
     async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
@@ -148,7 +159,9 @@ impl RejoinStore for MemoryRights {
                 tables.keep_intent(intent);
             }
             tables.sagas.retain(|_, (saga, _)| saga.order_id != id);
-            tables.replace_saga(&learned.saga);
+            if let Some(saga) = &learned.saga {
+                tables.replace_saga(saga);
+            }
         }
         let doubled = orders.iter().any(|learned| {
             let order = &learned.record.order;

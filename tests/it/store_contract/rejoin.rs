@@ -13,7 +13,7 @@ use entrepot::ports::{
 use entrepot::replication::rejoin::{History, Votes};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::saga::SagaRecord;
-use entrepot::types::{Actor, Epoch, OrderId, RegionId};
+use entrepot::types::{Actor, Epoch, OrderId, RegionId, RegionNumber};
 
 use super::stock::{change, key, put_node};
 use super::{Kind, Subject, two};
@@ -22,6 +22,10 @@ use crate::support::writes::{
 };
 
 const SECOND: Epoch = Epoch(2);
+
+fn number(number: u8) -> RegionNumber {
+    RegionNumber(std::num::NonZeroU8::new(number).unwrap())
+}
 
 fn at(epoch: u32, sequence: u64) -> Position {
     Position { epoch: Epoch(epoch), sequence }
@@ -45,7 +49,7 @@ fn learned(write: &OrderWrite, commits: &[&OrderWrite], replaces: bool) -> Learn
     let commits = commits.iter().map(|write| write.events.clone()).collect();
     let record: OrderRecord = write.record.as_ref().clone();
     let saga = SagaRecord::taken_up(&record.order, 7);
-    Learned { record, commits, replaces, intent: None, saga }
+    Learned { record, commits, replaces, intent: None, saga: Some(saga) }
 }
 
 async fn events(subject: &Subject, id: OrderId) -> Vec<Event> {
@@ -84,23 +88,23 @@ pub(super) async fn what_is_known_of_a_home_is_told_in_pages(kind: Kind) {
     let second = placed(a.region, ids[1], 2);
     write(&a, &orders([second.clone(), placed(a.region, ids[2], 2)]), 2).await;
     write(&a, &orders([cancelled(a.region, &second, 3, "c")]), 3).await;
-    let marks = a.rejoin.marks(a.region, None, 2).await.unwrap();
+    let marks = a.rejoin.marks(a.region, number(1), None, 2).await.unwrap();
     assert_eq!(
         marks.iter().map(|mark| (mark.id, mark.version)).collect::<Vec<_>>(),
         [(ids[0], 1), (ids[1], 2)]
     );
-    let rest = a.rejoin.marks(a.region, Some(ids[1]), 2).await.unwrap();
+    let rest = a.rejoin.marks(a.region, number(1), Some(ids[1]), 2).await.unwrap();
     assert_eq!(rest.iter().map(|mark| mark.id).collect::<Vec<_>>(), [ids[2]]);
     let unknown = order_id(1, 9);
-    assert!(a.rejoin.marks("b".parse().unwrap(), None, 9).await.unwrap().is_empty());
-    let told = a.rejoin.histories(a.region, &[ids[0], ids[1], unknown]).await.unwrap();
+    assert!(a.rejoin.marks("b".parse().unwrap(), number(2), None, 9).await.unwrap().is_empty());
+    let told = a.rejoin.histories(None, &[ids[0], ids[1], unknown]).await.unwrap();
     let keys = |history: &History| history.intent.as_ref().map(|it| it.intent.key.clone());
     assert_eq!(
         told.iter().map(|it| (it.id, keys(it))).collect::<Vec<_>>(),
         [(ids[0], Some("k".to_owned())), (ids[1], None)]
     );
     assert_eq!(told[1].commits.concat().len(), 2);
-    assert!(a.rejoin.histories("b".parse().unwrap(), &ids).await.unwrap().is_empty());
+    assert!(a.rejoin.histories(Some("b".parse().unwrap()), &ids).await.unwrap().is_empty());
 }
 
 pub(super) async fn what_others_know_of_an_order_is_taken_over(kind: Kind) {
@@ -245,7 +249,7 @@ pub(super) async fn an_order_told_again_is_continued_or_set_aside(kind: Kind) {
         assert_eq!(copy.as_deref(), Some(expected.record.as_ref()));
         assert_eq!(events(&b, id).await.len() as u64, expected.record.version);
     }
-    let commits = b.rejoin.histories(a.region, &[behind]).await.unwrap().remove(0).commits;
+    let commits = b.rejoin.histories(Some(a.region), &[behind]).await.unwrap().remove(0).commits;
     assert_eq!(commits.concat().len(), 2);
     // One that is told again and does not begin at the beginning is refused like any other.
     let Change::Order(mut broken) = retold(&[&first[&behind], &more]) else { unreachable!() };

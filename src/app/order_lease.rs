@@ -1,0 +1,227 @@
+//! May this region act on its orders? A majority says so, for some seconds at a time ([`crate::escrow::Stewardship`]).
+//!
+//! Without a lease the region goes on selling: a new order is its own until it is decided, marked so that nobody takes
+//! it over by waiting. Of everything older it keeps its hands off, since another region may have been made its steward.
+//! A region that was lost and is back asks the steward to stop, applies all that it did, and is the steward of its own
+//! orders again.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::Region;
+use super::rights::{ProposeError, Proposer, Rights, needed};
+use crate::escrow::{
+    Ballot, KeyedSlot, Purpose, appointed, lease_ends, order_register, steward_key, steward_keys,
+    steward_of,
+};
+use crate::ports::{
+    Bus, ReplicationError, ReplicationStore, RequestHandler, RequestKind, StoreError,
+};
+use crate::replication::Position;
+use crate::types::{Actor, Epoch, RegionId};
+
+/// A region asks for its lease, or its steward to stop.
+pub const ORDER_LEASE: RequestKind = RequestKind::named("order-lease");
+
+/// A question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseAsk {
+    /// May I, in this incarnation, act on my orders?
+    Renew(Epoch),
+    /// You act for my orders, and a majority has promised this ballot to me since: how far did you come?
+    HandBack(Ballot),
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseAnswer {
+    /// To [`LeaseAsk::Renew`].
+    Renewed {
+        /// Yes.
+        granted: bool,
+        /// The incarnation that asks was fenced, and has not returned.
+        fenced: bool,
+    },
+    /// To [`LeaseAsk::HandBack`]: nothing is done behind this place. `None`: the promise has not arrived here yet.
+    HandedBack(Option<Position>),
+}
+
+/// Why the orders are not this region's own again. It is tried again with the next renewal.
+#[derive(Debug, thiserror::Error)]
+enum ReclaimError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    #[error("{0}, which acts for this region's orders, does not answer yet")]
+    Steward(RegionId),
+    #[error("what {0} did with this region's orders is not applied here yet")]
+    Behind(RegionId),
+}
+
+/// Keeps the lease.
+pub struct OrderLease {
+    region: Arc<Region>,
+    rights: Arc<Rights>,
+    log: Arc<dyn ReplicationStore>,
+    bus: Arc<dyn Bus>,
+}
+
+impl OrderLease {
+    /// There is none yet.
+    pub fn new(
+        region: Arc<Region>,
+        rights: Arc<Rights>,
+        log: Arc<dyn ReplicationStore>,
+        bus: Arc<dyn Bus>,
+    ) -> Self {
+        region.set_order_lease(0);
+        Self { region, rights, log, bus }
+    }
+
+    /// Asks everybody once. For a worker, several times within a lease.
+    pub async fn renew(&self) {
+        if !self.region.may_write() {
+            self.region.set_order_lease(0);
+            return;
+        }
+        // Counted from before anybody is asked: no acceptor's count ends before it.
+        let asked_ms = self.region.clock.monotonic_ms();
+        let (own, epoch) = (self.region.id, self.region.epoch);
+        let mine = match answer(&self.rights, own, epoch).await {
+            Ok(mine) => mine,
+            Err(error) => {
+                tracing::debug!(%error, "the order lease is not renewed: {error}");
+                return;
+            }
+        };
+        let asked = self.bus.peers().into_iter().map(|peer| self.ask(peer, LeaseAsk::Renew(epoch)));
+        let answers = join_all(asked).await;
+        let (mut yes, mut no, mut fenced) = (0, 0, 0);
+        for said in answers.into_iter().flatten().chain([mine]) {
+            let LeaseAnswer::Renewed { granted, fenced: is_fenced } = said else { continue };
+            *(if granted { &mut yes } else { &mut no }) += 1;
+            fenced += usize::from(is_fenced);
+        }
+        let needed = needed(&self.rights);
+        let held = self.region.holds_order_lease(0);
+        if yes >= needed {
+            if !held {
+                tracing::info!("a majority lets this region act on its orders");
+            }
+            self.region.set_order_lease(lease_ends(asked_ms));
+        } else if no > 0 && yes + no >= needed && fenced < needed {
+            // Others were told that this region is lost, and it has returned since.
+            match self.reclaim().await {
+                Ok(()) => tracing::warn!("this region acts for its own orders again"),
+                Err(error) => {
+                    tracing::warn!(%error, "this region does not act on its orders: {error}")
+                }
+            }
+        } else if !held {
+            tracing::debug!(yes, no, fenced, "this region acts on new orders only");
+        }
+    }
+
+    async fn reclaim(&self) -> Result<(), ReclaimError> {
+        let own = self.region.id;
+        let proposer =
+            Proposer::prepare(&self.rights, order_register(own), Purpose::Return).await?;
+        let mut values = proposer.values(&self.rights, &steward_keys()).await?;
+        let from = values.remove(&steward_key());
+        let value = from.as_ref().map(|slot| slot.value.clone()).unwrap_or_default();
+        let steward = steward_of(own, Some(&value));
+        let next = if steward == own {
+            value
+        } else {
+            let ask = LeaseAsk::HandBack(proposer.ballot());
+            let Some(LeaseAnswer::HandedBack(Some(upto))) = self.ask(steward, ask).await else {
+                proposer.tell(&self.rights, Purpose::Return).await?;
+                return Err(ReclaimError::Steward(steward));
+            };
+            let applied = self.log.watermarks().await?.get(&steward).map(|mark| mark.position);
+            if applied.is_none_or(|applied| applied < upto) && upto != Position::START {
+                return Err(ReclaimError::Behind(steward));
+            }
+            appointed(&value, own)
+        };
+        let slot = proposer.follow(from.as_ref(), next);
+        let keyed = KeyedSlot { key: steward_key(), slot };
+        if proposer.propose(&self.rights, vec![keyed]).await?.is_empty() {
+            return Err(ReclaimError::Steward(steward));
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, peer: RegionId, ask: LeaseAsk) -> Option<LeaseAnswer> {
+        let request = serde_json::to_vec(&ask).expect("our own types have a JSON form");
+        let timeout = self.rights.request_timeout;
+        let answer = self.bus.request(peer, ORDER_LEASE, request.into(), timeout).await;
+        let read = answer
+            .map_err(|error| error.to_string())
+            .and_then(|answer| serde_json::from_slice(&answer).map_err(|error| error.to_string()));
+        read.inspect_err(
+            |why| tracing::debug!(%peer, why, "no answer about the order lease: {why}"),
+        )
+        .ok()
+    }
+}
+
+/// What this region's acceptor says of another region's lease.
+async fn answer(
+    rights: &Rights,
+    region: RegionId,
+    epoch: Epoch,
+) -> Result<LeaseAnswer, StoreError> {
+    let granted = rights.registers.stewardship(region).await?.grants(region);
+    let fenced = !granted && rights.registers.fenced().await?.contains(&Actor { region, epoch });
+    Ok(LeaseAnswer::Renewed { granted, fenced })
+}
+
+/// Answers the others.
+pub struct LeaseHandler {
+    /// This region's acceptor.
+    pub rights: Arc<Rights>,
+    /// What it wrote.
+    pub log: Arc<dyn ReplicationStore>,
+}
+
+#[async_trait]
+impl RequestHandler for LeaseHandler {
+    async fn handle(&self, from: RegionId, request: Bytes) -> Result<Bytes, String> {
+        let ask: LeaseAsk = serde_json::from_slice(&request)
+            .map_err(|error| format!("not about an order lease: {error}"))?;
+        // What was forgotten here may have been the promise not to renew it.
+        if !(self.rights.may_give)() {
+            return Err("this region's database may have forgotten what it promised".to_owned());
+        }
+        let answer = match ask {
+            LeaseAsk::Renew(epoch) => answer(&self.rights, from, epoch).await,
+            LeaseAsk::HandBack(ballot) => self.hand_back(from, ballot).await,
+        };
+        let answer = answer.map_err(|error| error.to_string())?;
+        serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
+    }
+}
+
+impl LeaseHandler {
+    /// Whatever this region does as a steward is committed while its acceptor has promised nothing else: once it has,
+    /// the end of the outbox is behind all of it.
+    async fn hand_back(&self, from: RegionId, ballot: Ballot) -> Result<LeaseAnswer, StoreError> {
+        let promised = self.rights.registers.stewardship(from).await?.promised;
+        if promised.fenced || promised.ballot < ballot {
+            return Ok(LeaseAnswer::HandedBack(None));
+        }
+        let head = self.log.head().await;
+        let head = head.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(LeaseAnswer::HandedBack(Some(head.position)))
+    }
+}
