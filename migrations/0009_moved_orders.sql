@@ -1,10 +1,11 @@
 -- An order may move to another home region. Its id goes on telling who placed it, under whose rights its units are held.
 
--- A region takes a channel's reference once, wherever the order goes.
+-- A region takes a channel's reference once. What has moved does not count: its cancellation comes from another region, and
+-- perhaps later than the next order under its reference.
+ALTER TABLE orders ADD COLUMN moved boolean NOT NULL GENERATED ALWAYS AS (document LIKE '%"moved":{%') STORED;
 DROP INDEX orders_by_channel_ref;
-CREATE UNIQUE INDEX orders_by_channel_ref ON orders
-    (channel, channel_order_ref, get_byte(uuid_send(order_id), 15))
-    WHERE channel_order_ref IS NOT NULL AND stands;
+CREATE UNIQUE INDEX orders_by_channel_ref ON orders (channel, channel_order_ref, home_region)
+    WHERE channel_order_ref IS NOT NULL AND stands AND NOT moved;
 
 -- Beside the rights under which the units are held.
 CREATE OR REPLACE VIEW evidence.v_reservations AS
@@ -21,3 +22,7 @@ FROM public.orders o,
      json_array_elements(o.document::json -> 'lines') AS line,
      json_array_elements(line -> 'allocations') AS allocation
 WHERE get_byte(uuid_send(o.order_id), 15) = (SELECT number FROM public.region_identity);
+
+-- An order that has moved, or that a region has forgotten, is told together with the intent that placed it. Ids rise with time,
+-- so the index grows at its end.
+CREATE INDEX idempotency_by_order ON idempotency (order_id) WHERE order_id IS NOT NULL;

@@ -104,6 +104,9 @@ faults! {
     LeaseNotWaitedOut = "lease-not-waited-out"
         "The orders of a lost region are taken over while its lease may last."
         ["I-13"] Simulator;
+    AdoptedWithoutAsking = "adopted-without-asking"
+        "An undecided order that was taken over is confirmed without asking the payment provider."
+        ["I-10"] Simulator;
     AloneAdopted = "alone-adopted"
         "An order that a lost region may be deciding alone is taken over without a person's word."
         ["I-13"] Simulator;

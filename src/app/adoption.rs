@@ -12,17 +12,17 @@
 //! gone for good: it may be deciding them this very moment. What it did with the others that nobody saw is set aside when it
 //! comes back, in `parted`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::joining::{JoinError, Joining};
 use super::move_orders::move_order;
 use super::rights::{FenceError, ProposeError, Proposer, Rights, TakenOver};
-use super::{Region, Signals, Workspace};
+use super::{OrderLease, Region, Signals, Workspace};
 use crate::domain::order::OrderStatus;
 use crate::escrow::{
-    KeyedSlot, Purpose, appointed, leases_are_over, order_register, steward_key, steward_keys,
-    steward_of,
+    KeyedSlot, ORDER_LEASE_MARGIN_MS, Purpose, appointed, leases_are_over, order_register,
+    steward_key, steward_keys, steward_of,
 };
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::NO_STEWARD;
@@ -36,6 +36,9 @@ const ORDERS_AT_ONCE: usize = 50;
 const ORDERS_PER_PAGE: u32 = 1_000;
 /// How often a group of moves is decided again because something changed meanwhile.
 const DECISIONS_MAX: u32 = 20;
+/// How long a steward waits for every other region to tell what it knows: one that is cut off may know of a cancellation,
+/// or that an order has moved already; the lost region's shoppers wait meanwhile.
+const ASKED_WITHIN_MS: u64 = 30_000;
 /// Between two looks at a region's orders once all that were known have moved: it reads the list of all orders. What
 /// comes then was on its way, or is told by a region that was away as well.
 const LOOK_AGAIN_MS: u64 = 30_000;
@@ -61,14 +64,23 @@ pub enum AdoptError {
 #[derive(Debug, Clone)]
 struct Lost {
     proposer: Proposer,
-    /// When a majority had promised to renew no lease, by the own clock.
-    promised_ms: u64,
+    /// When a majority had promised to renew no lease, by the own clock. `None`: a process before this one asked, and it
+    /// is not known how many answered.
+    promised_ms: Option<u64>,
     /// A person says that it is gone for good.
     is_gone: bool,
     /// A majority has stored that this region acts for its orders.
     chosen: bool,
     /// When its orders are looked at next.
     next_ms: u64,
+    /// Until when every other region is to be asked first.
+    asked_by_ms: u64,
+}
+
+impl Lost {
+    fn new(proposer: Proposer, promised_ms: Option<u64>, is_gone: bool) -> Self {
+        Self { proposer, promised_ms, is_gone, chosen: false, next_ms: 0, asked_by_ms: 0 }
+    }
 }
 
 /// Takes over.
@@ -87,9 +99,9 @@ pub struct Adoption {
     pub bus: Arc<dyn Bus>,
     /// Whom to wake.
     pub signals: Signals,
+    /// The way to other regions' stewards.
+    lease: Arc<OrderLease>,
     lost: Mutex<BTreeMap<RegionId, Lost>>,
-    /// What was begun before this process is read once.
-    resumed: tokio::sync::OnceCell<()>,
 }
 
 impl Adoption {
@@ -102,9 +114,10 @@ impl Adoption {
         reader: Arc<dyn Reader>,
         bus: Arc<dyn Bus>,
         signals: Signals,
+        lease: Arc<OrderLease>,
     ) -> Self {
-        let (lost, resumed) = Default::default();
-        Self { region, rights, store, known, reader, bus, signals, lost, resumed }
+        let lost = Mutex::default();
+        Self { region, rights, store, known, reader, bus, signals, lease, lost }
     }
 
     /// Declares a region dead: takes over what it had not sold, and begins to take over its orders. `is_gone`: a person says
@@ -121,16 +134,11 @@ impl Adoption {
             None => {
                 let owner = order_register(region);
                 let proposer = Proposer::prepare(&self.rights, owner, Purpose::Fence).await?;
-                self.lost(proposer, is_gone)
+                Lost::new(proposer, Some(self.region.clock.monotonic_ms()), is_gone)
             }
         };
         self.lost.lock().expect("no panic while held").insert(region, lost);
         Ok(taken)
-    }
-
-    fn lost(&self, proposer: Proposer, is_gone: bool) -> Lost {
-        let promised_ms = self.region.clock.monotonic_ms();
-        Lost { proposer, promised_ms, is_gone, chosen: false, next_ms: 0 }
     }
 
     /// Goes on with every lost region that this one fenced. For a worker.
@@ -138,7 +146,7 @@ impl Adoption {
         if !self.region.may_write() {
             return Ok(());
         }
-        self.resumed.get_or_try_init(|| self.resume()).await?;
+        self.resume().await?;
         let lost = self.lost.lock().expect("no panic while held").clone();
         let mut first = Ok(());
         for (region, mut lost) in lost {
@@ -162,13 +170,17 @@ impl Adoption {
         first
     }
 
-    /// What was fenced before this process began is waited for once more.
+    /// What another process of this region has fenced is waited for once more by this one.
     async fn resume(&self) -> Result<(), StoreError> {
         for peer in self.bus.peers() {
+            let is_known = self.lost.lock().expect("no panic while held").contains_key(&peer);
+            let owner = order_register(peer);
+            if is_known || !self.rights.is_fenced(owner) {
+                continue;
+            }
             let promised = self.rights.registers.stewardship(peer).await?.promised;
             if promised.fenced && promised.ballot.region == self.region.id {
-                let proposer = Proposer::resume(order_register(peer), promised.ballot);
-                let lost = self.lost(proposer, false);
+                let lost = Lost::new(Proposer::resume(owner, promised.ballot), None, false);
                 self.lost.lock().expect("no panic while held").entry(peer).or_insert(lost);
             }
         }
@@ -177,24 +189,31 @@ impl Adoption {
 
     async fn go_on_with(&self, region: RegionId, lost: &mut Lost) -> Result<(), AdoptError> {
         let now_ms = self.region.clock.monotonic_ms();
-        let is_over =
-            now_ms >= leases_are_over(lost.promised_ms) || is_on(Mutant::LeaseNotWaitedOut);
+        let Some(promised_ms) = lost.promised_ms else {
+            lost.proposer.confirm(&self.rights, Purpose::Fence).await?;
+            lost.promised_ms = Some(self.region.clock.monotonic_ms());
+            return Ok(());
+        };
+        let is_over = now_ms >= leases_are_over(promised_ms) || is_on(Mutant::LeaseNotWaitedOut);
+        if !(lost.chosen || lost.is_gone || is_over) || now_ms < lost.next_ms {
+            return Ok(());
+        }
+        // Who did not hear of the fence does.
+        lost.proposer.tell(&self.rights, Purpose::Fence).await?;
         if !lost.chosen {
-            if !lost.is_gone && !is_over {
-                return Ok(());
-            }
-            // Who heard nothing of the fence goes on renewing; a majority has heard of it.
-            lost.proposer.tell(&self.rights, Purpose::Fence).await?;
             lost.chosen = self.become_steward(region, &lost.proposer).await?;
             if !lost.chosen {
                 return Ok(());
             }
             tracing::warn!(%region, "this region acts for the orders of {region}");
+            lost.asked_by_ms = now_ms + ASKED_WITHIN_MS;
         }
-        if now_ms < lost.next_ms {
+        let all_told = self.learn(region).await;
+        // Who acts for others must be sure that nobody acts for it.
+        let may_act = self.region.holds_order_lease(ORDER_LEASE_MARGIN_MS);
+        if !may_act || !all_told && now_ms < lost.asked_by_ms {
             return Ok(());
         }
-        self.learn(region).await;
         let moved = self.move_here(region, lost).await?;
         if moved > 0 {
             tracing::warn!(%region, orders = moved, "{moved} orders of {region} have moved here");
@@ -211,20 +230,27 @@ impl Adoption {
         let mut values = proposer.values(&self.rights, &steward_keys()).await?;
         let from = values.remove(&steward_key());
         let value = from.as_ref().map(|slot| slot.value.clone()).unwrap_or_default();
-        let own = self.region.id;
-        let is_steward = steward_of(region, Some(&value)) == own;
-        let value = if is_steward { value } else { appointed(&value, own) };
+        let (own, before) = (self.region.id, steward_of(region, Some(&value)));
+        // Who acted for it so far must stop first.
+        let has_stopped = before == own
+            || before == region
+            || self.lease.hand_back(before, region, proposer.ballot()).await.is_some()
+            || self.lease.is_lost_for_long(before);
+        if !has_stopped {
+            tracing::warn!(%region, steward = %before, "{before} acts for the orders of {region}, and was not heard to stop");
+            return Ok(false);
+        }
+        let value = if before == own { value } else { appointed(&value, own) };
         let slot = proposer.follow(from.as_ref(), value);
         let chosen =
             proposer.propose(&self.rights, vec![KeyedSlot { key: steward_key(), slot }]).await?;
         Ok(!chosen.is_empty())
     }
 
-    /// Takes over what the other regions know of the orders, as far as they answer.
-    async fn learn(&self, region: RegionId) {
-        let reachable: BTreeSet<RegionId> =
-            self.rights.reachability.reachable().into_iter().collect();
-        for peer in reachable.into_iter().filter(|peer| *peer != region) {
+    /// Takes over what the other regions know of the orders. `false`: one that is not lost did not tell.
+    async fn learn(&self, region: RegionId) -> bool {
+        let mut all_told = true;
+        for peer in self.bus.peers().into_iter().filter(|peer| *peer != region) {
             match self.learn_from(region, peer).await {
                 Ok(0) => {}
                 Ok(orders) => {
@@ -232,9 +258,11 @@ impl Adoption {
                 }
                 Err(error) => {
                     tracing::warn!(%region, %peer, %error, "what {peer} knows is asked again later: {error}");
+                    all_told &= self.rights.is_fenced_region(peer);
                 }
             }
         }
+        all_told
     }
 
     async fn learn_from(&self, region: RegionId, peer: RegionId) -> Result<usize, JoinError> {
@@ -245,10 +273,10 @@ impl Adoption {
         while !rest.is_empty() {
             let (told, mut news) = joining.ask_histories(peer, rest).await?;
             rest = &rest[told..];
-            // What has moved is told by its home.
-            news.learned.retain(|it| !it.replaces && it.record.order.home_region == region);
+            // Of two histories that part one gives way only to one that has moved.
+            news.learned.retain(|it| !it.replaces || it.record.order.moved.is_some());
             for order in news.learned {
-                learned += usize::from(store.learn(&[order]).await?);
+                learned += usize::from(store.learn(&[order], own.clock.wall_ms()).await?);
             }
         }
         Ok(learned)

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::rejoin::REJOIN;
 use super::rights::{Rights, TransferError, transfer};
@@ -26,7 +27,7 @@ use crate::ports::{Bus, Reader, ReplicationError, ReplicationStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX};
 use crate::runtime::TaskSet;
-use crate::types::{RegionId, StockKey, TransferId};
+use crate::types::{OrderId, RegionId, StockKey, TransferId};
 
 /// A payment that a provider decides later takes minutes: such an order is told, and people decide.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
@@ -87,6 +88,8 @@ impl Stage {
 /// What an evacuation has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
+    /// Names it, so that whoever asks how far it is begins no other one.
+    pub run: Uuid,
     /// Who gets everything.
     pub to: RegionId,
     /// How far it is.
@@ -130,6 +133,11 @@ pub enum EvacuationError {
     /// It was aborted.
     #[error("it was aborted")]
     Aborted,
+    /// Orders that this region may not move.
+    #[error(
+        "{0} orders are still here: they are undecided or being undone, or no majority lets this region act on its orders"
+    )]
+    Left(u64),
     /// A region does not have everything.
     #[error("{region} has not applied everything within {} s", VERIFIED_WITHIN.as_secs())]
     NotApplied {
@@ -210,18 +218,25 @@ impl Evacuation {
         }
     }
 
-    /// Begins, or follows what was begun.
+    /// Begins, or follows what was begun: with the name of a run, only that one.
     #[expect(clippy::unwrap_in_result, reason = "nothing panics while it holds the lock")]
     pub fn begin(
         self: &Arc<Self>,
         to: Option<RegionId>,
+        follows: Option<Uuid>,
     ) -> Result<watch::Receiver<Progress>, EvacuationError> {
         let mut run = self.run.lock().expect("no panic while held");
+        if let Some(follows) = follows {
+            let run = run.as_ref().filter(|run| run.progress.borrow().run == follows);
+            return run.map(|run| run.progress.clone()).ok_or(EvacuationError::NoneUnderWay);
+        }
         if let Some(run) = run.as_ref().filter(|run| !run.progress.borrow().stage.is_over()) {
             return Ok(run.progress.clone());
         }
         let to = self.heir(to)?;
-        let begun = Progress { to, stage: Stage::Settling, orders: 0, units: 0, detail: None };
+        let run_id = self.region.ids.uuid();
+        let begun =
+            Progress { run: run_id, to, stage: Stage::Settling, orders: 0, units: 0, detail: None };
         let (told, progress) = watch::channel(begun);
         let abort = CancellationToken::new();
         *run = Some(Run { progress: progress.clone(), abort: abort.clone() });
@@ -305,7 +320,17 @@ impl Evacuation {
             return Err(EvacuationError::Aborted);
         }
         stage(Stage::MovingOrders);
-        self.move_orders(to, told).await?;
+        let mut left = 0;
+        for _ in 0..PASSES_MAX {
+            left = self.move_orders(to, told).await?;
+            if left == 0 {
+                break;
+            }
+            self.settle(&CancellationToken::new()).await?;
+        }
+        if left > 0 {
+            return Err(EvacuationError::Left(left));
+        }
         stage(Stage::Verifying);
         self.verify(to, told).await
     }
@@ -396,19 +421,21 @@ impl Evacuation {
         }
     }
 
+    /// One pass over all orders. Answers how many could not be moved.
     async fn move_orders(
         &self,
         to: RegionId,
         told: &watch::Sender<Progress>,
-    ) -> Result<(), EvacuationError> {
-        let mut after = None;
+    ) -> Result<u64, EvacuationError> {
+        let (mut left, mut after) = (0, None);
         loop {
             let page = self.reader.standing(self.region.id, after, ORDERS_PER_PAGE).await?;
-            let Some((last, _)) = page.last().copied() else { return Ok(()) };
-            let decided = page.iter().filter(|(_, is_decided)| *is_decided).map(|(id, _)| *id);
-            for orders in decided.collect::<Vec<_>>().chunks(ORDERS_AT_ONCE) {
+            let Some((last, _)) = page.last().copied() else { return Ok(left) };
+            let orders: Vec<OrderId> = page.into_iter().map(|(id, _)| id).collect();
+            for orders in orders.chunks(ORDERS_AT_ONCE) {
                 let moving = MoveOrders { orders: orders.to_vec(), to };
                 let (moved, _) = self.writer.submit(moving).await?;
+                left += (orders.len() as u64).saturating_sub(moved);
                 told.send_modify(|progress| progress.orders += moved);
             }
             after = Some(last);

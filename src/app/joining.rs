@@ -97,8 +97,19 @@ impl Joining<'_> {
             let upto = theirs.last().map(|mark| mark.id).filter(|_| theirs.len() >= MARKS_MAX);
             let ours = self.own_marks(after, upto).await?;
             let (lacking, differing) = compare(&ours, &theirs);
-            all.lacking.extend(lacking);
             all.differing.extend(differing);
+            // What it does not list it may know under another home.
+            for ids in lacking.chunks(MARKS_MAX) {
+                let question = Ask::Marks(ids.to_vec());
+                let Answer::Orders(elsewhere) = ask(self.bus, peer, &question).await? else {
+                    return Err(JoinError::Unreachable(peer));
+                };
+                let ours: Vec<OrderMark> =
+                    ours.iter().filter(|mark| ids.contains(&mark.id)).cloned().collect();
+                let (lacking, differing) = compare(&ours, &elsewhere);
+                all.lacking.extend(lacking);
+                all.differing.extend(differing);
+            }
             if upto.is_none() {
                 return Ok(all);
             }

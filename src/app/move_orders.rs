@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
 use crate::ports::Needs;
-use crate::types::{OrderId, RegionId};
+use crate::types::{OrderId, RegionId, SagaId};
 
 use super::{Command, Workspace};
 
@@ -25,6 +25,7 @@ impl Command for MoveOrders {
 
     fn needs(&self, needs: &mut Needs, _attempt: u32) {
         needs.orders.extend(self.orders.iter().copied());
+        needs.sagas.extend(self.orders.iter().map(|id| SagaId(id.0)));
     }
 
     fn decide(&self, workspace: &mut Workspace<'_>) -> u64 {
@@ -33,7 +34,10 @@ impl Command for MoveOrders {
         for id in &self.orders {
             let may_move = workspace.view.orders.get(id).is_some_and(|record| {
                 let is_confirmed = record.order.status() == OrderStatus::Confirmed;
-                is_confirmed && workspace.region.may_act_on(&record.order)
+                let saga = workspace.view.sagas.get(&SagaId(id.0));
+                is_confirmed
+                    && saga.is_none_or(|saga| saga.state.is_over())
+                    && workspace.region.may_act_on(&record.order)
             });
             if may_move {
                 move_order(workspace, *id, from, to);

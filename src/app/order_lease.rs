@@ -5,7 +5,8 @@
 //! A region that was lost and is back asks the steward to stop, applies all that it did, and is the steward of its own
 //! orders again.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::Region;
 use super::rights::{ProposeError, Proposer, Rights, needed};
 use crate::escrow::{
-    Ballot, KeyedSlot, Purpose, appointed, lease_ends, order_register, steward_key, steward_keys,
-    steward_of,
+    Ballot, KeyedSlot, Purpose, appointed, lease_ends, leases_are_over, order_register,
+    steward_key, steward_keys, steward_of,
 };
 use crate::ports::{
     Bus, ReplicationError, ReplicationStore, RequestHandler, RequestKind, StoreError,
@@ -33,8 +34,8 @@ pub const ORDER_LEASE: RequestKind = RequestKind::named("order-lease");
 pub enum LeaseAsk {
     /// May I, in this incarnation, act on my orders?
     Renew(Epoch),
-    /// You act for my orders, and a majority has promised this ballot to me since: how far did you come?
-    HandBack(Ballot),
+    /// You act for a region's orders, and a majority has promised this ballot since: how far did you come?
+    HandBack(RegionId, Ballot),
 }
 
 /// An answer.
@@ -73,6 +74,10 @@ pub struct OrderLease {
     rights: Arc<Rights>,
     log: Arc<dyn ReplicationStore>,
     bus: Arc<dyn Bus>,
+    /// The steward that has stopped, under which ballot of ours, and where.
+    stopped: Mutex<Option<(RegionId, Ballot, Position)>>,
+    /// Since when stewards are known to be lost themselves.
+    lost_ms: Mutex<BTreeMap<RegionId, u64>>,
 }
 
 impl OrderLease {
@@ -84,7 +89,8 @@ impl OrderLease {
         bus: Arc<dyn Bus>,
     ) -> Self {
         region.set_order_lease(0);
-        Self { region, rights, log, bus }
+        let (stopped, lost_ms) = Default::default();
+        Self { region, rights, log, bus, stopped, lost_ms }
     }
 
     /// Asks everybody once. For a worker, several times within a lease.
@@ -118,7 +124,7 @@ impl OrderLease {
                 tracing::info!("a majority lets this region act on its orders");
             }
             self.region.set_order_lease(lease_ends(asked_ms));
-        } else if no > 0 && yes + no >= needed && fenced < needed {
+        } else if no > 0 && yes + no - fenced >= needed && !self.region.is_fenced() {
             // Others were told that this region is lost, and it has returned since.
             match self.reclaim().await {
                 Ok(()) => tracing::warn!("this region acts for its own orders again"),
@@ -133,8 +139,14 @@ impl OrderLease {
 
     async fn reclaim(&self) -> Result<(), ReclaimError> {
         let own = self.region.id;
-        let proposer =
-            Proposer::prepare(&self.rights, order_register(own), Purpose::Return).await?;
+        let register = order_register(own);
+        let promised = self.rights.registers.promised(register).await?;
+        let stopped = *self.stopped.lock().expect("no panic while held");
+        let goes_on = stopped.filter(|(_, ballot, _)| *ballot == promised);
+        let proposer = match goes_on {
+            Some((_, ballot, _)) => Proposer::resume(register, ballot),
+            None => Proposer::prepare(&self.rights, register, Purpose::Return).await?,
+        };
         let mut values = proposer.values(&self.rights, &steward_keys()).await?;
         let from = values.remove(&steward_key());
         let value = from.as_ref().map(|slot| slot.value.clone()).unwrap_or_default();
@@ -142,15 +154,7 @@ impl OrderLease {
         let next = if steward == own {
             value
         } else {
-            let ask = LeaseAsk::HandBack(proposer.ballot());
-            let Some(LeaseAnswer::HandedBack(Some(upto))) = self.ask(steward, ask).await else {
-                proposer.tell(&self.rights, Purpose::Return).await?;
-                return Err(ReclaimError::Steward(steward));
-            };
-            let applied = self.log.watermarks().await?.get(&steward).map(|mark| mark.position);
-            if applied.is_none_or(|applied| applied < upto) && upto != Position::START {
-                return Err(ReclaimError::Behind(steward));
-            }
+            self.steward_has_stopped(steward, &proposer, goes_on).await?;
             appointed(&value, own)
         };
         let slot = proposer.follow(from.as_ref(), next);
@@ -159,6 +163,60 @@ impl OrderLease {
             return Err(ReclaimError::Steward(steward));
         }
         Ok(())
+    }
+
+    /// Whoever acted for this region's orders has stopped, and all that it did is applied here.
+    async fn steward_has_stopped(
+        &self,
+        steward: RegionId,
+        proposer: &Proposer,
+        before: Option<(RegionId, Ballot, Position)>,
+    ) -> Result<(), ReclaimError> {
+        let known = before.filter(|(of, ..)| *of == steward).map(|(.., upto)| upto);
+        let upto = match known {
+            Some(upto) => upto,
+            None => match self.hand_back(steward, self.region.id, proposer.ballot()).await {
+                Some(upto) => upto,
+                None if self.is_lost_for_long(steward) => return Ok(()),
+                None => {
+                    proposer.tell(&self.rights, Purpose::Return).await?;
+                    return Err(ReclaimError::Steward(steward));
+                }
+            },
+        };
+        let stopped = Some((steward, proposer.ballot(), upto));
+        *self.stopped.lock().expect("no panic while held") = stopped;
+        let applied = self.log.watermarks().await?.get(&steward).map(|mark| mark.position);
+        if upto.sequence > 0 && applied.is_none_or(|applied| applied < upto) {
+            return Err(ReclaimError::Behind(steward));
+        }
+        Ok(())
+    }
+
+    /// A steward that was fenced itself acts for nobody once its own lease is over. What it did that nobody heard of comes
+    /// with its return, like what any lost region did.
+    pub(super) fn is_lost_for_long(&self, steward: RegionId) -> bool {
+        let mut lost = self.lost_ms.lock().expect("no panic while held");
+        if !self.rights.is_fenced(order_register(steward)) {
+            lost.remove(&steward);
+            return false;
+        }
+        let now_ms = self.region.clock.monotonic_ms();
+        now_ms >= leases_are_over(*lost.entry(steward).or_insert(now_ms))
+    }
+
+    /// Has a region stop acting for the orders of another one, for whoever was promised `ballot`. Answers the end of
+    /// what it did.
+    pub(super) async fn hand_back(
+        &self,
+        steward: RegionId,
+        of: RegionId,
+        ballot: Ballot,
+    ) -> Option<Position> {
+        match self.ask(steward, LeaseAsk::HandBack(of, ballot)).await {
+            Some(LeaseAnswer::HandedBack(upto)) => upto,
+            Some(LeaseAnswer::Renewed { .. }) | None => None,
+        }
     }
 
     async fn ask(&self, peer: RegionId, ask: LeaseAsk) -> Option<LeaseAnswer> {
@@ -205,7 +263,7 @@ impl RequestHandler for LeaseHandler {
         }
         let answer = match ask {
             LeaseAsk::Renew(epoch) => answer(&self.rights, from, epoch).await,
-            LeaseAsk::HandBack(ballot) => self.hand_back(from, ballot).await,
+            LeaseAsk::HandBack(of, ballot) => self.hand_back(of, ballot).await,
         };
         let answer = answer.map_err(|error| error.to_string())?;
         serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
@@ -215,9 +273,10 @@ impl RequestHandler for LeaseHandler {
 impl LeaseHandler {
     /// Whatever this region does as a steward is committed while its acceptor has promised nothing else: once it has,
     /// the end of the outbox is behind all of it.
-    async fn hand_back(&self, from: RegionId, ballot: Ballot) -> Result<LeaseAnswer, StoreError> {
-        let promised = self.rights.registers.stewardship(from).await?.promised;
-        if promised.fenced || promised.ballot < ballot {
+    async fn hand_back(&self, of: RegionId, ballot: Ballot) -> Result<LeaseAnswer, StoreError> {
+        let promised = self.rights.registers.stewardship(of).await?.promised;
+        let own = self.rights.own.region;
+        if promised.ballot < ballot || promised.fenced && promised.ballot.region == own {
             return Ok(LeaseAnswer::HandedBack(None));
         }
         let head = self.log.head().await;

@@ -8,6 +8,7 @@ use crate::domain::idempotency::{IntentRecord, StockRefusal, StoredAnswer};
 use crate::domain::inventory::{Shortage, StockDelta};
 use crate::domain::order::place::{self, PlaceContext, PlaceRejection, PlaceRequest};
 use crate::domain::order::{EventBody, OrderRecord, OrderStatus};
+use crate::escrow::ORDER_LEASE_MARGIN_MS;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Needs, Obtained, RightsSource};
 use crate::saga::{CompensationReason, SagaRecord, SagaState, Step};
@@ -39,9 +40,9 @@ pub enum LastWord {
     OutOfTime(BTreeMap<Sku, u64>),
 }
 
-/// An order that is placed is usually decided within so many milliseconds: with a lease that ends before, it is placed
-/// like one without.
-const PLACED_WITHIN_MS: u64 = 3_000;
+/// An order is nearly always decided within so many milliseconds: with a lease under which nothing can be begun any more
+/// by then, it is placed like one without.
+const PLACED_WITHIN_MS: u64 = 2 * ORDER_LEASE_MARGIN_MS;
 /// How many times `grant_wait` an order is decided again while what it asks for comes in and others, or the rest
 /// of its lines, are faster.
 const GRANT_WAITS_MAX: u32 = 2;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::domain::order::{Order, OrderStatus};
+use crate::escrow::ORDER_LEASE_MARGIN_MS;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Clock, Ids};
 use crate::types::{ClockDrift, Epoch, Hlc, HlcTimestamp, OrderId, RegionId, RegionNumber};
@@ -110,7 +111,9 @@ impl Region {
     /// nobody takes over before it is decided.
     pub fn may_act_on(&self, order: &Order) -> bool {
         let is_alone = order.alone && order.status() == OrderStatus::Pending;
-        let may = is_alone || self.holds_order_lease(0) || is_on(Mutant::OrderLeaseIgnored);
+        let may = is_alone
+            || self.holds_order_lease(ORDER_LEASE_MARGIN_MS)
+            || is_on(Mutant::OrderLeaseIgnored);
         order.home_region == self.id && may
     }
 

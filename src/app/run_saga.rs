@@ -206,6 +206,9 @@ impl SagaRunner {
         payment: &PaymentIntent,
         order: &Order,
     ) -> Finding {
+        if payment.token.is_empty() && is_on(Mutant::AdoptedWithoutAsking) {
+            return Finding::Authorized(String::new());
+        }
         let age_ms = self.region.clock.wall_ms().saturating_sub(saga.created_at_ms);
         let maybe_asked = saga.attempts > 0 || age_ms >= self.lease_ms();
         if maybe_asked {

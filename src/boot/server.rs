@@ -130,6 +130,7 @@ struct Parts {
     replication: workers::Replication,
     reconciler: Arc<Reconciler>,
     rejoin: Arc<Rejoin>,
+    lease: Arc<OrderLease>,
     adoption: Arc<Adoption>,
     evacuation: Arc<Evacuation>,
     verification: Arc<Verification>,
@@ -203,6 +204,12 @@ async fn parts(
     };
     let writer =
         Writer::start(tasks, Arc::clone(&region), store.clone(), signals.clone(), settings);
+    let lease = Arc::new(OrderLease::new(
+        Arc::clone(&region),
+        Arc::clone(&rights),
+        store.clone(),
+        Arc::clone(&bus),
+    ));
     let adoption = Arc::new(Adoption::new(
         Arc::clone(&region),
         Arc::clone(&rights),
@@ -211,6 +218,7 @@ async fn parts(
         store.clone(),
         Arc::clone(&bus),
         signals.clone(),
+        Arc::clone(&lease),
     ));
     let evacuation = Arc::new(Evacuation {
         region: Arc::clone(&region),
@@ -311,6 +319,7 @@ async fn parts(
         replication,
         reconciler,
         rejoin,
+        lease,
         adoption,
         evacuation,
         verification,
@@ -364,9 +373,7 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
     let (bus, until) = (Arc::clone(&replication.bus), stop());
     let serving = async move { bus.serve(REJOIN, asked, until).await };
     tasks.spawn("rejoin server", serving);
-    let (region, log) = (Arc::clone(&rejoin.region), Arc::clone(&replication.store));
-    let lease = OrderLease::new(region, Arc::clone(rights), log, Arc::clone(&replication.bus));
-    tasks.spawn("order lease", workers::order_lease(lease, stop()));
+    tasks.spawn("order lease", workers::order_lease(Arc::clone(&parts.lease), stop()));
     tasks.spawn("adoption", workers::adoption(Arc::clone(&parts.adoption), stop()));
     let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
     let asked = Arc::new(LeaseHandler { rights, log });

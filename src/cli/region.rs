@@ -240,6 +240,8 @@ async fn evacuate(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
     let server = server_of(&target, region)?;
     let mut told = Value::Null;
     loop {
+        let follows = told["run"].as_str().map(|run| format!("&run={run}")).unwrap_or_default();
+        let path = format!("{path}{follows}");
         let call = Call {
             method: Method::POST,
             path: &path,

@@ -61,7 +61,7 @@ pub use register::{
 };
 pub use row::{Row, UNITS_MAX, Unsound};
 pub use steward::{
-    CLOCK_DRIFT_PARTS, ORDER_LEASE_MS, Stewardship, appointed, lease_ends, leases_are_over,
-    order_register, steward_key, steward_keys, steward_of,
+    CLOCK_DRIFT_PARTS, ORDER_LEASE_MARGIN_MS, ORDER_LEASE_MS, Stewardship, appointed, lease_ends,
+    leases_are_over, order_register, steward_key, steward_keys, steward_of,
 };
 pub use voter::{Asked, Stale, Voted, Voter, Voters, check as check_voters};

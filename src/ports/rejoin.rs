@@ -83,6 +83,9 @@ pub trait RejoinStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<OrderMark>, StoreError>;
 
+    /// How far these orders are known, in order of ids. Absent ones are left out.
+    async fn marks_of(&self, ids: &[OrderId]) -> Result<Vec<OrderMark>, StoreError>;
+
     /// All that is known of these orders, or of those among them that have this home, in order of ids. Absent ones
     /// are left out.
     async fn histories(
@@ -93,7 +96,7 @@ pub trait RejoinStore: Send + Sync {
 
     /// Takes over what others know of own orders, in one transaction. `false`: nothing was done, because one of them
     /// has a channel's reference that another order still stands under here.
-    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError>;
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError>;
 
     /// Own orders that nobody works on though something is left to do, in order of ids, after one.
     async fn abandoned(

@@ -37,6 +37,8 @@ pub enum Ask {
     Rows(Option<(StockKey, Epoch)>),
     /// The orders whose home a region is, or that it placed, after an id, at most [`MARKS_MAX`].
     Orders(RegionId, Option<OrderId>),
+    /// How far you know these orders, at most [`MARKS_MAX`]; those that you don't know are left out.
+    Marks(Vec<OrderId>),
     /// All that you know of these orders, at most [`HISTORIES_MAX`].
     Histories(Vec<OrderId>),
     /// The products, after one.
@@ -67,7 +69,7 @@ pub enum Answer {
     Votes(Votes),
     /// To [`Ask::Rows`], in order of keys.
     Rows(Vec<KeyedRow>),
-    /// To [`Ask::Orders`], in order of ids.
+    /// To [`Ask::Orders`] and [`Ask::Marks`], in order of ids.
     Orders(Vec<OrderMark>),
     /// To [`Ask::Histories`]: from the first of those asked for on, as many as fit.
     Histories(Vec<History>),

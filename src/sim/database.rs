@@ -634,6 +634,11 @@ impl RejoinStore for Database {
         self.rights.marks(of, number, after, limit).await
     }
 
+    async fn marks_of(&self, ids: &[OrderId]) -> Result<Vec<OrderMark>, StoreError> {
+        self.reads().await?;
+        self.rights.marks_of(ids).await
+    }
+
     async fn histories(
         &self,
         home: Option<RegionId>,
@@ -643,9 +648,9 @@ impl RejoinStore for Database {
         self.rights.histories(home, ids).await
     }
 
-    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
         let breaks = self.writes().await?;
-        let learned = self.rights.learn(orders).await?;
+        let learned = self.rights.learn(orders, now_ms).await?;
         self.note(format_args!("learns {} of its orders: {learned}", orders.len()));
         self.answers(breaks).await?;
         Ok(learned)

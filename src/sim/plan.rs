@@ -259,6 +259,9 @@ const TOKENS: &[&str] = &[
 /// Worlds whose faults go on for so long that orders of lost regions are taken over.
 const LONG_PERMILLE: u64 = 250;
 
+/// Of these, those with a region that is cut off and fenced for longer than its lease.
+const LOST_PERMILLE: u64 = 700;
+
 impl Plan {
     /// Draws a run.
     pub fn draw(seed: u64, size: Size) -> Self {
@@ -284,6 +287,9 @@ impl Plan {
         let faults = if is_calm { 0 } else { dice.pick(&[0, 1, 2, 3, 5, 8]) };
         for _ in 0..faults {
             entries.push(draw.fault(&mut dice));
+        }
+        if lasts_long && !is_calm && dice.chance(LOST_PERMILLE) {
+            draw.lost(&mut dice, &mut entries);
         }
         let renames = if is_calm { 0 } else { dice.pick(&[0, 0, RENAMES]) };
         for _ in 0..renames {
@@ -458,6 +464,21 @@ impl Draw {
         let from = dice.index(self.regions);
         let step = 1 + dice.index((self.regions - 1).max(1));
         (from, (from + step) % self.regions)
+    }
+
+    /// A region is cut off, or hears nobody, and another one fences it and takes over its orders.
+    fn lost(&self, dice: &mut Dice, entries: &mut Vec<Entry>) {
+        let lost = dice.index(self.regions);
+        let (both, lasts_ms) = (dice.chance(500), dice.between(13_000, 20_000));
+        // By then everybody has been heard.
+        let at_ms = dice.between(2_500, 5_000);
+        for other in (0..self.regions).filter(|other| *other != lost) {
+            let action = Action::Cut { from: other, to: lost, both, lasts_ms };
+            entries.push(Entry { at_ms, action });
+        }
+        let by = (lost + 1) % self.regions;
+        let fenced_ms = at_ms + dice.between(10, 2_000);
+        entries.push(Entry { at_ms: fenced_ms, action: Action::Fence { by, lost } });
     }
 
     fn rename(&self, dice: &mut Dice) -> Entry {

@@ -251,6 +251,14 @@ impl Parts {
             Some(lookup),
             AppSettings { grant_wait: GRANT_WAIT, saga_lease: SAGA_LEASE, saga_stuck: SAGA_STUCK },
         ));
+        let lease = Arc::new(OrderLease::new(
+            Arc::clone(&region),
+            Arc::clone(&rights),
+            Arc::clone(&database) as Arc<dyn crate::ports::ReplicationStore>,
+            Arc::clone(&bus),
+        ));
+        let renewing = workers::order_lease(Arc::clone(&lease), tasks.stopping());
+        tasks.spawn("order lease", renewing);
         let adoption = Arc::new(Adoption::new(
             Arc::clone(&region),
             Arc::clone(&rights),
@@ -259,6 +267,7 @@ impl Parts {
             Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
             Arc::clone(&bus),
             signals.clone(),
+            lease,
         ));
         let rejoin = Arc::new(Rejoin {
             region: Arc::clone(&region),
@@ -361,9 +370,6 @@ fn start_workers(
     });
     let (bus, until) = (Arc::clone(&replication.bus), stop());
     tasks.spawn("rejoin server", async move { bus.serve(REJOIN, asked, until).await });
-    let (region, log) = (Arc::clone(&rejoin.region), Arc::clone(&replication.store));
-    let lease = OrderLease::new(region, Arc::clone(rights), log, Arc::clone(&replication.bus));
-    tasks.spawn("order lease", workers::order_lease(lease, stop()));
     tasks.spawn("adoption", workers::adoption(Arc::clone(adoption), stop()));
     let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
     let asked = Arc::new(LeaseHandler { rights, log });

@@ -5,6 +5,7 @@
 //! outbox head after them, so no two commits wait for each other in a circle. The head's lock is held
 //! until the commit is durable, which makes the sequence gap-free and its order the commits' order.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -28,6 +29,8 @@ use crate::types::{Actor, HlcTimestamp, OrderId};
 
 use super::copies::EVENTS_OF;
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
+use super::load::intent_record;
+use super::rejoin::INTENTS_OF;
 use super::{Lease, PgStore, encode, sagas, within};
 
 pub(super) const STATEMENTS: &[&str] = &[
@@ -192,9 +195,7 @@ enum Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        let code = error
-            .as_database_error()
-            .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        let code = error.as_database_error().and_then(|error| error.code().map(Cow::into_owned));
         match code.as_deref() {
             // unique_violation: an intent, an order or a channel reference that somebody else wrote.
             Some("23505") => Self::Conflict("written by somebody else"),
@@ -308,7 +309,7 @@ enum ChangeOut<'a> {
     Order {
         order_id: OrderId,
         #[serde(skip_serializing_if = "Option::is_none")]
-        intent: Option<&'a IntentRecord>,
+        intent: Option<Cow<'a, IntentRecord>>,
         events: Box<RawValue>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         retold: Vec<usize>,
@@ -335,7 +336,7 @@ async fn write_orders<'a>(
         events.push(*order_id, made, json.get().to_owned());
         payload.changes.push(ChangeOut::Order {
             order_id: *order_id,
-            intent: intent.as_ref(),
+            intent: intent.as_ref().map(Cow::Borrowed),
             events: json,
             retold: Vec::new(),
         });
@@ -370,17 +371,21 @@ async fn tell_whole(
         return Ok(());
     }
     let mut commits: BTreeMap<OrderId, Vec<Vec<Event>>> = BTreeMap::new();
+    let intents = sqlx::query(INTENTS_OF).bind(ids.clone()).fetch_all(&mut *connection).await?;
+    let intents = intents.iter().map(intent_record).collect::<Result<Vec<_>, _>>()?;
     for row in sqlx::query(EVENTS_OF).bind(ids).fetch_all(connection).await? {
         let commit: Vec<Event> = encode::from_json(row.try_get("events")?)?;
         commits.entry(OrderId(row.try_get("order_id")?)).or_default().push(commit);
     }
     for change in &mut payload.changes {
-        if let ChangeOut::Order { order_id, events, retold, .. } = change
+        if let ChangeOut::Order { order_id, intent, events, retold } = change
             && let Some(commits) = commits.get(order_id)
         {
             let whole = serde_json::value::to_raw_value(&commits.concat());
             *events = whole.expect("our own type always serializes");
             *retold = commits.iter().map(Vec::len).collect();
+            let placed = intents.iter().find(|record| record.order_id == Some(*order_id));
+            *intent = placed.cloned().map(Cow::Owned);
         }
     }
     Ok(())

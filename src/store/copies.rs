@@ -29,7 +29,7 @@ use super::encode::{self, EventColumns, OrderColumns, from_json, order_record};
 use super::rejoin::{DROP_SAGAS, SET_ASIDE};
 use super::{load, sagas};
 
-pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS, EVENTS_OF, EPOCH];
+pub(super) const STATEMENTS: &[&str] = &[COPY_INTENTS, EVENTS_OF, EPOCH, GIVEN_BACK];
 
 /// An intent that was copied already stays as it is.
 pub(super) const COPY_INTENTS: &str = "
@@ -42,8 +42,13 @@ ON CONFLICT DO NOTHING";
 pub(super) const EVENTS_OF: &str = "
 SELECT order_id, events FROM order_events WHERE order_id = ANY($1::uuid[]) ORDER BY order_id, first_seq";
 
-/// Until the commit is through, no other incarnation begins.
-const EPOCH: &str = "SELECT epoch FROM outbox_head FOR SHARE";
+/// Not locked: sales lock their rows before the head. Rows of an incarnation that is over take no more.
+const EPOCH: &str = "SELECT epoch FROM outbox_head";
+
+/// Orders whose cancellation was set aside: what they held was given back when this region wrote that.
+const GIVEN_BACK: &str = "
+SELECT DISTINCT order_id FROM parted
+WHERE order_id = ANY($1::uuid[]) AND events LIKE '%\"type\":\"order.cancelled\"%'";
 
 /// Why copies could not be written. Nothing was.
 #[derive(Debug)]
@@ -171,7 +176,8 @@ impl Copies {
                 }
             };
             let is_new = before.is_none();
-            let have = if is_whole { ours.len() as u64 } else { 0 };
+            // Also what a region learned from others comes again from its origin.
+            let have = before.as_ref().map_or(0, |record| record.version);
             let record = fold_copy(before, id, &change.events)
                 .map_err(|error| cant(error.to_string()))?
                 .ok_or_else(|| cant("no events".to_owned()))?;
@@ -187,6 +193,9 @@ impl Copies {
             changed.insert(id);
             for commit in change.commits() {
                 let commit = &commit[commit.partition_point(|event| event.seq <= have)..];
+                if commit.is_empty() {
+                    continue;
+                }
                 let json = to_raw_value(commit).expect("our own type always serializes");
                 events.push(id, commit, json.get().to_owned());
                 ours.extend_from_slice(commit);
@@ -261,7 +270,7 @@ impl Copies {
 /// What follows here from orders that have a home elsewhere, or have come from there: this region's sagas are for its own
 /// orders, and units held under its rights are given back by whoever is the home, in the moment in which that is
 /// copied. Answers whether some came here.
-async fn write_moves(
+pub(super) async fn write_moves(
     connection: &mut PgConnection,
     own: RegionId,
     orders: Vec<(Option<&OrderRecord>, &OrderRecord)>,
@@ -280,7 +289,7 @@ async fn write_moves(
         .filter(is_ours)
         .map(|after| SagaRecord::taken_up(&after.order, now_ms))
         .collect();
-    sqlx::query(DROP_SAGAS).bind(ids).execute(&mut *connection).await?;
+    sqlx::query(DROP_SAGAS).bind(ids.clone()).execute(&mut *connection).await?;
     sagas::insert(connection, &sagas.iter().collect::<Vec<_>>()).await?;
     let placed_here = |after: &OrderRecord| after.order.placed_in() == own;
     if !moved.iter().any(|(_, after)| placed_here(after)) {
@@ -288,7 +297,12 @@ async fn write_moves(
     }
     let epoch: i32 = sqlx::query_scalar(EPOCH).fetch_one(&mut *connection).await?;
     let owner = Actor { region: own, epoch: Epoch(u32::try_from(epoch).unwrap_or_default()) };
-    let released = moved.iter().map(|(before, after)| released(*before, after, owner));
+    let given_back: Vec<Uuid> =
+        sqlx::query_scalar(GIVEN_BACK).bind(ids).fetch_all(&mut *connection).await?;
+    let released = moved
+        .iter()
+        .filter(|(_, after)| !given_back.contains(&after.order.id.0))
+        .map(|(before, after)| released(*before, after, owner));
     let mut stock = StockDeltas::new();
     for (key, units) in released.flatten() {
         let delta = StockDelta { released: units, ..StockDelta::default() };

@@ -72,7 +72,7 @@ const COUNT_VOTE: &str = "UPDATE region_identity SET votes = votes + 1 RETURNING
 
 const LATEST: &str = "
 SELECT coalesce(max(epoch), 1)
-FROM (SELECT epoch FROM promises WHERE owner = $1 UNION ALL SELECT epoch FROM watermarks WHERE origin = $1
+FROM (SELECT epoch FROM promises WHERE owner = $1 AND epoch > 0 UNION ALL SELECT epoch FROM watermarks WHERE origin = $1
       UNION ALL SELECT epoch FROM incarnations WHERE region = $1) AS known";
 
 #[async_trait]

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::commit::{insert_intents_with, upsert_nodes, upsert_products};
-use super::copies::COPY_INTENTS;
+use super::copies::{COPY_INTENTS, write_moves};
 use super::encode::{
     self, EventColumns, OrderColumns, from_json, order_record, parsed, signed, store_error,
     unsigned,
@@ -18,7 +18,7 @@ use super::encode::{
 use super::load::intent_record;
 use super::registers;
 use super::rights::{PgRights, epoch_column, execute, keyed_row, merge};
-use super::{PgStore, sagas, within};
+use super::{PgStore, load, sagas, within};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, Payload};
 use crate::domain::idempotency::IntentRecord;
@@ -40,9 +40,11 @@ pub(super) const STATEMENTS: &[&str] = &[
     SLOTS,
     ROWS_OF,
     MARKS,
+    MARKS_OF,
     INTENTS_OF,
     COMMITS_OF,
     SET_ASIDE,
+    REMEMBERS,
     DROP_SAGAS,
     ABANDONED,
     FORGET_TELLING,
@@ -94,9 +96,10 @@ SELECT order_id, version, chain_hash FROM orders
 WHERE (home_region = $1 OR get_byte(uuid_send(order_id), 15) = $4) AND order_id > $2
 ORDER BY order_id LIMIT $3";
 
-/// Reads the whole table: intents are looked up by order here and nowhere else, and an index would be written with
-/// every order.
-const INTENTS_OF: &str = "
+const MARKS_OF: &str = "
+SELECT order_id, version, chain_hash FROM orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id";
+
+pub(super) const INTENTS_OF: &str = "
 SELECT principal, key, region, body_hash, order_id, answer, first_at_ms FROM idempotency
 WHERE order_id = ANY($1::uuid[])";
 
@@ -269,6 +272,12 @@ impl RejoinStore for PgRights {
         rows.iter().map(mark).collect::<Result<_, _>>().map_err(store_error)
     }
 
+    async fn marks_of(&self, ids: &[OrderId]) -> Result<Vec<OrderMark>, StoreError> {
+        let query = sqlx::query(MARKS_OF).bind(uuids(ids));
+        let rows = self.store.rows(query).await.map_err(store_error)?;
+        rows.iter().map(mark).collect::<Result<_, _>>().map_err(store_error)
+    }
+
     async fn histories(
         &self,
         home: Option<RegionId>,
@@ -302,9 +311,10 @@ impl RejoinStore for PgRights {
         read.await.map_err(store_error)
     }
 
-    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
-        let learned =
-            in_transaction!(&self.store, |lease| write_learned(&mut lease, orders).await?);
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
+        let learned = in_transaction!(&self.store, |lease| {
+            write_learned(&mut lease, self.own.region, orders, now_ms).await?
+        });
         match learned {
             Ok(()) => Ok(true),
             // A reference that another order still stands under.
@@ -384,10 +394,21 @@ impl RejoinStore for PgRights {
     }
 }
 
+/// A region whose database was set back buries its rows, and gives nothing back under them.
+const REMEMBERS: &str = "SELECT set_back IS NULL FROM region_identity";
+
 async fn write_learned(
     connection: &mut PgConnection,
+    own: RegionId,
     orders: &[Learned],
+    now_ms: u64,
 ) -> Result<(), sqlx::Error> {
+    let all = orders.iter().map(|it| it.record.order.id.0).collect::<Vec<_>>();
+    let rows = sqlx::query(load::ORDERS).bind(all).fetch_all(&mut *connection).await?;
+    let stored = rows.iter().map(order_record);
+    let stored = stored
+        .map(|record| record.map(|record| (record.order.id, record)))
+        .collect::<Result<BTreeMap<OrderId, OrderRecord>, _>>()?;
     let ids = |of: fn(&Learned) -> bool| -> Vec<Uuid> {
         orders.iter().filter(|it| of(it)).map(|it| it.record.order.id.0).collect()
     };
@@ -410,8 +431,15 @@ async fn write_learned(
     events.insert(connection).await?;
     let intents: Vec<IntentRecord> = orders.iter().filter_map(|it| it.intent.clone()).collect();
     insert_intents_with(COPY_INTENTS, connection, &intents).await?;
-    let sagas: Vec<&SagaRecord> = orders.iter().filter_map(|it| it.saga.as_ref()).collect();
-    sagas::insert(connection, &sagas).await
+    let remembers: bool = sqlx::query_scalar(REMEMBERS).fetch_one(&mut *connection).await?;
+    if remembers {
+        let pairs = orders.iter().map(|it| (stored.get(&it.record.order.id), &it.record));
+        write_moves(connection, own, pairs.collect(), now_ms).await?;
+    } else {
+        let sagas: Vec<&SagaRecord> = orders.iter().filter_map(|it| it.saga.as_ref()).collect();
+        sagas::insert(connection, &sagas).await?;
+    }
+    Ok(())
 }
 
 async fn replace_sagas(

@@ -173,9 +173,7 @@ mod tests {
         let actor = Actor { region: "eu-west".parse().unwrap(), epoch: Epoch(2) };
         assert_eq!(serde_json::to_string(&actor).unwrap(), "\"eu-west.2\"");
         assert_eq!(serde_json::from_str::<Actor>("\"eu-west.2\"").unwrap(), actor);
-        for bad in
-            ["eu-west", "eu-west.", "eu-west.02", "eu-west.+2", "eu-west.-1", ".2"]
-        {
+        for bad in ["eu-west", "eu-west.", "eu-west.02", "eu-west.+2", "eu-west.-1", ".2"] {
             assert!(bad.parse::<Actor>().is_err(), "{bad}");
         }
     }

@@ -14,7 +14,7 @@ const RENEW: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
-pub async fn order_lease(lease: OrderLease, stop: CancellationToken) {
+pub async fn order_lease(lease: Arc<OrderLease>, stop: CancellationToken) {
     super::every(RENEW, stop, || lease.renew()).await;
 }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
+mod adoption;
 mod bad_input;
 mod balancer;
 mod broker;

@@ -48,11 +48,11 @@ impl Rejoin {
         orders: Vec<Learned>,
         put_off: &mut PutOff,
     ) -> Result<(), RejoinError> {
-        if orders.is_empty() || self.store.learn(&orders).await? {
+        if orders.is_empty() || self.store.learn(&orders, self.region.clock.wall_ms()).await? {
             return Ok(());
         }
         for order in orders {
-            if !self.store.learn(std::slice::from_ref(&order)).await? {
+            if !self.store.learn(std::slice::from_ref(&order), self.region.clock.wall_ms()).await? {
                 put_off.push(order);
             }
         }
@@ -65,7 +65,11 @@ impl Rejoin {
             let before = put_off.len();
             let mut still = PutOff::new();
             for order in put_off {
-                if !self.store.learn(std::slice::from_ref(&order)).await? {
+                if !self
+                    .store
+                    .learn(std::slice::from_ref(&order), self.region.clock.wall_ms())
+                    .await?
+                {
                     still.push(order);
                 }
             }

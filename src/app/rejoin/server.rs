@@ -71,6 +71,10 @@ impl RejoinHandler {
                 Some(number) => store.marks(of, *number, after, MARKS_MAX).await?,
                 None => Vec::new(),
             }),
+            Ask::Marks(mut ids) => {
+                ids.truncate(MARKS_MAX);
+                Answer::Orders(store.marks_of(&ids).await?)
+            }
             Ask::Histories(mut ids) => {
                 ids.truncate(HISTORIES_MAX);
                 Answer::Histories(fitting(store.histories(None, &ids).await?))

@@ -191,7 +191,7 @@ impl Rights {
             let mut fenced = self.fenced.lock().expect("no panic while held");
             if is_fenced { fenced.insert(owner) } else { fenced.remove(&owner) }
         };
-        if !is_news {
+        if !is_news || owner.epoch == Epoch::NONE {
             return;
         }
         if owner == self.own {

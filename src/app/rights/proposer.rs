@@ -113,6 +113,16 @@ impl Proposer {
         Err(ProposeError::Preempted { by: ballot })
     }
 
+    /// A majority has promised this very ballot: asks them again.
+    pub async fn confirm(&self, rights: &Rights, purpose: Purpose) -> Result<(), ProposeError> {
+        let (owner, ballot) = (self.owner, self.ballot);
+        let request = Prepare { owner, ballot, purpose, keys: Vec::new() };
+        match ask_promises(rights, &request).await? {
+            Promises::Given(_) => Ok(()),
+            Promises::Behind(by) => Err(ProposeError::Preempted { by }),
+        }
+    }
+
     /// Asks once more for the promises of a fence or a return, so that who did not hear of it does.
     pub async fn tell(&self, rights: &Rights, purpose: Purpose) -> Result<(), ProposeError> {
         let (owner, ballot) = (self.owner, self.ballot);

@@ -59,10 +59,13 @@ pub fn take_new(copy: Option<&OrderRecord>, origin: RegionId) -> Take {
     if copy.is_some_and(is_over) { Take::Nothing } else { Take::Append }
 }
 
-/// Decides what becomes of a whole history, told again. Of two that part the one with more moves stands, and the
-/// one that is told where they are as many.
+/// Decides what becomes of a whole history, told again. Of two that part the one with more moves stands; of as many, the
+/// one that moved last, so that everybody keeps the same; and the one that is told where they part behind that.
 pub fn take_whole(ours: &[Event], theirs: &[Event]) -> Take {
-    let moves = |events: &[Event]| events.iter().filter(|event| event.is_move()).count();
+    let moves = |events: &[Event]| {
+        let moves = events.iter().filter(|event| event.is_move());
+        moves.fold((0_usize, None), |(count, _), last| (count + 1, Some(last.hlc)))
+    };
     match relate(ours, theirs) {
         Relation::Same | Relation::WeKnowMore => Take::Nothing,
         Relation::TheyKnowMore => Take::Append,

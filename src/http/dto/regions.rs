@@ -82,6 +82,8 @@ pub(in crate::http) struct EvacuationOut {
     /// Which region is given up.
     #[schema(value_type = String)]
     region: RegionId,
+    /// Names it: `?run=` asks how far it is.
+    run: uuid::Uuid,
     /// `settling`, `moving_rights`, `moving_orders`, `verifying`, `done`, `failed` or `aborted`.
     status: &'static str,
     /// Who gets everything.
@@ -97,9 +99,9 @@ pub(in crate::http) struct EvacuationOut {
 
 impl EvacuationOut {
     pub(in crate::http) fn of(region: RegionId, progress: Progress) -> Self {
-        let Progress { to, stage, orders, units, detail } = progress;
+        let Progress { run, to, stage, orders, units, detail } = progress;
         let status = stage.as_str();
-        Self { region, status, to, orders_moved: orders, units_moved: units, detail }
+        Self { region, run, status, to, orders_moved: orders, units_moved: units, detail }
     }
 }
 

@@ -37,6 +37,10 @@ pub(in crate::http) struct EvacuationQuery {
     /// Says what would have to be done, and changes nothing.
     #[serde(default)]
     dry_run: bool,
+    /// The `run` of an answer: tells how far that one is, and begins none.
+    #[serde(default)]
+    #[param(value_type = Option<uuid::Uuid>)]
+    run: Option<uuid::Uuid>,
     /// Ends one that is under way and has not moved orders yet; the region takes orders again.
     #[serde(default)]
     abort: bool,
@@ -63,7 +67,7 @@ pub(in crate::http) async fn evacuate(
     let absent = || Problem::not_found("region");
     let evacuation = context.evacuation.clone().filter(|_| numbers.contains_key(&region));
     let evacuation = evacuation.ok_or_else(absent)?;
-    let EvacuationQuery { to, dry_run, abort } = query;
+    let EvacuationQuery { to, dry_run, run, abort } = query;
     if to.is_some_and(|to| to == region || !numbers.contains_key(&to)) {
         return Err(Problem::invalid("to", "must be another region of the deployment"));
     }
@@ -76,8 +80,10 @@ pub(in crate::http) async fn evacuate(
     }
     let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
     let doing = spawn_named("evacuate", async move {
-        tracing::warn!(%region, abort, actor = %subject, %role, %trace_id, "{role} {subject} evacuates region {region}");
-        if abort { evacuation.abort().await } else { until_ended(&evacuation, to).await }
+        if run.is_none() {
+            tracing::warn!(%region, abort, actor = %subject, %role, %trace_id, "{role} {subject} evacuates region {region}");
+        }
+        if abort { evacuation.abort().await } else { until_ended(&evacuation, to, run).await }
     });
     let progress = doing.await.map_err(lost_task)?.map_err(|error| refused(&error))?;
     let status = if progress.stage.is_over() { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -87,8 +93,9 @@ pub(in crate::http) async fn evacuate(
 async fn until_ended(
     evacuation: &Arc<Evacuation>,
     to: Option<RegionId>,
+    run: Option<uuid::Uuid>,
 ) -> Result<Progress, EvacuationError> {
-    let mut progress = evacuation.begin(to)?;
+    let mut progress = evacuation.begin(to, run)?;
     let ended = progress.wait_for(|progress| progress.stage.is_over());
     // Whoever asks again is told how far it is.
     drop(tokio::time::timeout(WAIT, ended).await);
@@ -106,6 +113,7 @@ fn refused(error: &EvacuationError) -> Problem {
         | EvacuationError::NotThere(_)
         | EvacuationError::Undecided
         | EvacuationError::Aborted
+        | EvacuationError::Left(_)
         | EvacuationError::NotApplied { .. }
         | EvacuationError::Transfer(_)
         | EvacuationError::Write(_)

@@ -7,7 +7,7 @@ use crate::escrow::{Slot, majority};
 use crate::ports::store::OrderWrite;
 use crate::ports::{ChangeSet, MergeReport, Stamp};
 use crate::replication::{Envelope, Position};
-use crate::types::{Actor, InvariantId, OrderId, RegionId, StockKey};
+use crate::types::{Actor, Epoch, InvariantId, OrderId, RegionId, StockKey};
 
 use super::super::memory::Memory;
 use super::{Checks, Seen, State};
@@ -235,7 +235,10 @@ impl Checks {
             .filter(|it| it.order.moved.is_some_and(|moved| moved.placed_in == owner.region));
         let mut state = self.state();
         for record in moved {
-            state.holds(record, owner);
+            // What it gave back before it knew of the move it does not hold again.
+            let nobody = Actor { epoch: Epoch::NONE, ..owner };
+            let is_given_back = tables.is_given_back(record.order.id);
+            state.holds_under(record, owner, if is_given_back { nobody } else { owner });
         }
     }
 
@@ -290,7 +293,7 @@ impl State {
             self.break_rule(InvariantId::AllLinesOrNone, format!("{id} of {region}"));
         }
         let ended = !super::holds(record);
-        if before.as_ref().is_some_and(|seen| seen.ended) && !ended {
+        if before.as_ref().is_some_and(|seen| seen.ended) && !ended && !was_elsewhere {
             self.break_rule(
                 InvariantId::ReservationOnce,
                 format!("{id} holds again what it gave back"),
@@ -306,9 +309,13 @@ impl State {
 
     /// What an order holds under the rights of who placed it, as that region knows it now.
     fn holds(&mut self, record: &OrderRecord, owner: Actor) {
+        self.holds_under(record, owner, owner);
+    }
+
+    fn holds_under(&mut self, record: &OrderRecord, owner: Actor, counted: Actor) {
         let Some(seen) = self.orders.get_mut(&record.order.id) else { return };
         let region = owner.region;
-        let held = std::mem::replace(&mut seen.held, record.order.held_under(owner));
+        let held = std::mem::replace(&mut seen.held, record.order.held_under(counted));
         for (key, units) in &seen.held {
             *self.promised.entry((region, key.clone())).or_default() += units;
         }

@@ -70,7 +70,8 @@ impl Tables {
             let before = self.events.get(id).cloned().unwrap_or_default();
             let commits: Vec<_> =
                 [before, events].into_iter().filter(|it| !it.is_empty()).collect();
-            Change::Order(OrderChange::retelling(*id, intent, &commits))
+            let placed = self.intents.values().flatten().find(|it| it.order_id == Some(*id));
+            Change::Order(OrderChange::retelling(*id, placed.cloned().or(intent), &commits))
         });
         let products = changes.products.values().cloned().map(Change::Product);
         let nodes = changes.nodes.values().cloned().map(Change::Node);
@@ -130,18 +131,21 @@ impl Tables {
     /// A channel's reference has one standing order of each region.
     fn references_are_free(&self, changes: &ChangeSet) -> bool {
         let mut claimed = std::collections::BTreeSet::new();
-        changes.orders.values().filter(|write| stands(&write.record)).all(|write| {
+        let unmoved =
+            |write: &&OrderWrite| stands(&write.record) && write.record.order.moved.is_none();
+        changes.orders.values().filter(unmoved).all(|write| {
             let order = &write.record.order;
             let Some(name) = order.channel_order_ref.clone() else { return true };
             let reference = (order.channel.clone(), name);
             let taken = self.standing(&reference).any(|other| {
                 let leaves =
                     changes.orders.get(&other.order.id).is_some_and(|write| !stands(&write.record));
-                other.order.placed_in() == order.placed_in()
+                other.order.moved.is_none()
+                    && other.order.home_region == order.home_region
                     && other.order.id != order.id
                     && !leaves
             });
-            claimed.insert((reference, order.placed_in())) && !taken
+            claimed.insert((reference, order.home_region)) && !taken
         })
     }
 

@@ -172,7 +172,7 @@ impl RegisterStore for MemoryRights {
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError> {
         let tables = self.database.tables();
         let promised = tables.registers.owners.keys().filter(|owner| owner.region == region);
-        let promised = promised.map(|owner| owner.epoch);
+        let promised = promised.map(|owner| owner.epoch).filter(|epoch| *epoch > Epoch::NONE);
         let applied = tables.watermarks.get(&region).map(|mark| mark.position.epoch);
         let noted = tables.incarnations.get(&region).copied();
         Ok(promised.chain(applied).chain(noted).max().unwrap_or(Epoch::FIRST))

@@ -124,6 +124,12 @@ impl RejoinStore for MemoryRights {
         Ok(behind.take(limit).map(mark).collect())
     }
 
+    async fn marks_of(&self, ids: &[OrderId]) -> Result<Vec<OrderMark>, StoreError> {
+        let tables = self.database.tables();
+        let known = tables.orders.iter().filter(|(id, _)| ids.contains(id));
+        Ok(known.map(mark).collect())
+    }
+
     async fn histories(
         &self,
         home: Option<RegionId>,
@@ -145,11 +151,15 @@ impl RejoinStore for MemoryRights {
         Ok(tables.orders.iter().filter(is_meant).map(history).collect())
     }
 
-    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
         let mut kept = self.database.tables();
         let mut tables = kept.clone();
         for learned in orders {
             let id = learned.record.order.id;
+            let has_moved = learned.record.order.moved.is_some() && !tables.is_set_back();
+            if has_moved {
+                tables.keep_move(self.own.region, &learned.record, now_ms);
+            }
             if learned.replaces {
                 tables.set_aside(id);
             }
@@ -157,6 +167,9 @@ impl RejoinStore for MemoryRights {
             tables.events.entry(id).or_default().extend(learned.commits.concat());
             if let Some(intent) = learned.intent.clone() {
                 tables.keep_intent(intent);
+            }
+            if has_moved {
+                continue;
             }
             tables.sagas.retain(|_, (saga, _)| saga.order_id != id);
             if let Some(saga) = &learned.saga {
@@ -168,7 +181,13 @@ impl RejoinStore for MemoryRights {
             let Some(name) = order.channel_order_ref.clone() else { return false };
             let reference = (order.channel.clone(), name);
             let standing = tables.standing(&reference);
-            standing.filter(|it| it.order.placed_in() == order.placed_in()).count() > 1
+            order.moved.is_none()
+                && standing
+                    .filter(|it| {
+                        it.order.moved.is_none() && it.order.home_region == order.home_region
+                    })
+                    .count()
+                    > 1
         });
         if !doubled {
             *kept = tables;

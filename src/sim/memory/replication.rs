@@ -169,7 +169,11 @@ impl Tables {
                 None
             }
         };
-        let new = &change.events[ours.len().min(change.events.len())..];
+        let have = before.as_ref().map_or(0, |record| record.version);
+        let new = &change.events[change.events.partition_point(|event| event.seq <= have)..];
+        if new.is_empty() {
+            return Ok(());
+        }
         let record =
             fold_copy(before, id, new).map_err(|error| error.to_string())?.ok_or("no events")?;
         let home = record.order.home_region;
@@ -183,10 +187,12 @@ impl Tables {
     }
 
     /// What follows here from an order that has a home elsewhere, or has come from there.
-    fn keep_move(&mut self, own: RegionId, after: &OrderRecord, now_ms: u64) {
+    pub(super) fn keep_move(&mut self, own: RegionId, after: &OrderRecord, now_ms: u64) {
         let owner = self.actor(own);
         let before = self.orders.get(&after.order.id).cloned();
-        for (key, units) in released(before.as_deref(), after, owner) {
+        let is_given_back = self.is_given_back(after.order.id);
+        let released = released(before.as_deref(), after, owner);
+        for (key, units) in released.into_iter().filter(|_| !is_given_back) {
             let delta = StockDelta { released: units, ..StockDelta::default() };
             self.rights.change(owner, &[(key, delta)].into());
         }
@@ -196,19 +202,27 @@ impl Tables {
         }
     }
 
+    /// A cancellation was set aside: what the order held was given back when this region wrote that.
+    pub fn is_given_back(&self, id: OrderId) -> bool {
+        let of_order = self.parted.iter().filter(|((order, _), _)| *order == id);
+        of_order.flat_map(|(_, events)| events).any(|event| event.kind == "order.cancelled")
+    }
+
     /// What the unique index of a database refuses.
     fn references_stay_single(&self, copies: &Copies) -> Result<(), ReplicationError> {
         let mut claimed = BTreeSet::new();
-        for copy in copies.records.values().filter(|copy| stands(copy)) {
+        let unmoved = |copy: &&OrderRecord| stands(copy) && copy.order.moved.is_none();
+        for copy in copies.records.values().filter(unmoved) {
             let order = &copy.order;
             let Some(name) = order.channel_order_ref.clone() else { continue };
             let reference = (order.channel.clone(), name);
             let other = self.standing(&reference).any(|other| {
-                other.order.placed_in() == order.placed_in()
+                other.order.moved.is_none()
+                    && other.order.home_region == order.home_region
                     && other.order.id != order.id
                     && copies.records.get(&other.order.id).is_none_or(stands)
             });
-            if other || !claimed.insert((reference, order.placed_in())) {
+            if other || !claimed.insert((reference, order.home_region)) {
                 let reason = format!("two orders stand under the reference of {}", order.id);
                 return Err(ReplicationError::Corrupt(reason));
             }
