@@ -62,7 +62,7 @@ pub enum AdoptError {
 
 /// One lost region.
 #[derive(Debug, Clone)]
-struct Lost {
+pub struct Lost {
     proposer: Proposer,
     /// When a majority had promised to renew no lease, by the own clock. `None`: a process before this one asked, and it
     /// is not known how many answered.
@@ -100,26 +100,12 @@ pub struct Adoption {
     /// Whom to wake.
     pub signals: Signals,
     /// The way to other regions' stewards.
-    lease: Arc<OrderLease>,
-    lost: Mutex<BTreeMap<RegionId, Lost>>,
+    pub lease: Arc<OrderLease>,
+    /// What this process takes over; nothing at first.
+    pub lost: Mutex<BTreeMap<RegionId, Lost>>,
 }
 
 impl Adoption {
-    /// Nothing is taken over yet.
-    pub fn new(
-        region: Arc<Region>,
-        rights: Arc<Rights>,
-        store: Arc<dyn Store>,
-        known: Arc<dyn RejoinStore>,
-        reader: Arc<dyn Reader>,
-        bus: Arc<dyn Bus>,
-        signals: Signals,
-        lease: Arc<OrderLease>,
-    ) -> Self {
-        let lost = Mutex::default();
-        Self { region, rights, store, known, reader, bus, signals, lease, lost }
-    }
-
     /// Declares a region dead: takes over what it had not sold, and begins to take over its orders. `is_gone`: a person says
     /// that none of its processes will ever act again, so nothing needs to be waited for.
     pub async fn fence(&self, region: RegionId, is_gone: bool) -> Result<TakenOver, FenceError> {
@@ -129,13 +115,12 @@ impl Adoption {
         let promised = promised.map_err(ProposeError::from)?.promised;
         let still =
             known.filter(|lost| promised.fenced && promised.ballot == lost.proposer.ballot());
-        let lost = match still {
-            Some(lost) => Lost { is_gone: lost.is_gone || is_gone, ..lost },
-            None => {
-                let owner = order_register(region);
-                let proposer = Proposer::prepare(&self.rights, owner, Purpose::Fence).await?;
-                Lost::new(proposer, Some(self.region.clock.monotonic_ms()), is_gone)
-            }
+        let lost = if let Some(lost) = still {
+            Lost { is_gone: lost.is_gone || is_gone, ..lost }
+        } else {
+            let owner = order_register(region);
+            let proposer = Proposer::prepare(&self.rights, owner, Purpose::Fence).await?;
+            Lost::new(proposer, Some(self.region.clock.monotonic_ms()), is_gone)
         };
         self.lost.lock().expect("no panic while held").insert(region, lost);
         Ok(taken)
@@ -254,7 +239,7 @@ impl Adoption {
             match self.learn_from(region, peer).await {
                 Ok(0) => {}
                 Ok(orders) => {
-                    tracing::warn!(%region, %peer, orders, "{peer} knew more of {orders} orders")
+                    tracing::warn!(%region, %peer, orders, "{peer} knew more of {orders} orders");
                 }
                 Err(error) => {
                     tracing::warn!(%region, %peer, %error, "what {peer} knows is asked again later: {error}");

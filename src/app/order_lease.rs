@@ -129,7 +129,7 @@ impl OrderLease {
             match self.reclaim().await {
                 Ok(()) => tracing::warn!("this region acts for its own orders again"),
                 Err(error) => {
-                    tracing::warn!(%error, "this region does not act on its orders: {error}")
+                    tracing::warn!(%error, "this region does not act on its orders: {error}");
                 }
             }
         } else if !held {

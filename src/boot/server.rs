@@ -210,16 +210,17 @@ async fn parts(
         store.clone(),
         Arc::clone(&bus),
     ));
-    let adoption = Arc::new(Adoption::new(
-        Arc::clone(&region),
-        Arc::clone(&rights),
-        store.clone(),
-        Arc::clone(&rows) as Arc<dyn RejoinStore>,
-        store.clone(),
-        Arc::clone(&bus),
-        signals.clone(),
-        Arc::clone(&lease),
-    ));
+    let adoption = Arc::new(Adoption {
+        region: Arc::clone(&region),
+        rights: Arc::clone(&rights),
+        store: store.clone(),
+        known: Arc::clone(&rows) as Arc<dyn RejoinStore>,
+        reader: store.clone(),
+        bus: Arc::clone(&bus),
+        signals: signals.clone(),
+        lease: Arc::clone(&lease),
+        lost: Mutex::default(),
+    });
     let evacuation = Arc::new(Evacuation {
         region: Arc::clone(&region),
         rights: Arc::clone(&rights),

@@ -188,6 +188,9 @@ impl Server {
     }
 }
 
+/// What the world may ask of a server.
+type Together = (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>, Arc<Adoption>);
+
 struct Parts {
     region: Arc<Region>,
     database: Arc<Database>,
@@ -208,10 +211,7 @@ struct Begin {
 }
 
 impl Parts {
-    fn put_together(
-        self,
-        peers: Vec<RegionId>,
-    ) -> (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>, Arc<Adoption>) {
+    fn put_together(self, peers: Vec<RegionId>) -> Together {
         let Self { region, database, stops, bus, gateway, marker, tasks, begin } = self;
         let signals = Signals::default();
         let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
@@ -259,16 +259,17 @@ impl Parts {
         ));
         let renewing = workers::order_lease(Arc::clone(&lease), tasks.stopping());
         tasks.spawn("order lease", renewing);
-        let adoption = Arc::new(Adoption::new(
-            Arc::clone(&region),
-            Arc::clone(&rights),
-            Arc::clone(&database) as Arc<dyn crate::ports::Store>,
-            Arc::clone(&database) as Arc<dyn RejoinStore>,
-            Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
-            Arc::clone(&bus),
-            signals.clone(),
+        let adoption = Arc::new(Adoption {
+            region: Arc::clone(&region),
+            rights: Arc::clone(&rights),
+            store: Arc::clone(&database) as Arc<dyn crate::ports::Store>,
+            known: Arc::clone(&database) as Arc<dyn RejoinStore>,
+            reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            bus: Arc::clone(&bus),
+            signals: signals.clone(),
             lease,
-        ));
+            lost: Mutex::default(),
+        });
         let rejoin = Arc::new(Rejoin {
             region: Arc::clone(&region),
             rights: Arc::clone(&rights),

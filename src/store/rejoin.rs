@@ -313,7 +313,7 @@ impl RejoinStore for PgRights {
 
     async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
         let learned = in_transaction!(&self.store, |lease| {
-            write_learned(&mut lease, self.own.region, orders, now_ms).await?
+            write_learned(&mut lease, self.own.region, orders, now_ms).await?;
         });
         match learned {
             Ok(()) => Ok(true),
@@ -432,13 +432,12 @@ async fn write_learned(
     let intents: Vec<IntentRecord> = orders.iter().filter_map(|it| it.intent.clone()).collect();
     insert_intents_with(COPY_INTENTS, connection, &intents).await?;
     let remembers: bool = sqlx::query_scalar(REMEMBERS).fetch_one(&mut *connection).await?;
-    if remembers {
-        let pairs = orders.iter().map(|it| (stored.get(&it.record.order.id), &it.record));
-        write_moves(connection, own, pairs.collect(), now_ms).await?;
-    } else {
-        let sagas: Vec<&SagaRecord> = orders.iter().filter_map(|it| it.saga.as_ref()).collect();
-        sagas::insert(connection, &sagas).await?;
-    }
+    let follows = |it: &&Learned| remembers && it.record.order.moved.is_some();
+    let (moved, rest): (Vec<&Learned>, Vec<&Learned>) = orders.iter().partition(follows);
+    let sagas: Vec<&SagaRecord> = rest.iter().filter_map(|it| it.saga.as_ref()).collect();
+    sagas::insert(connection, &sagas).await?;
+    let pairs = moved.iter().map(|it| (stored.get(&it.record.order.id), &it.record));
+    write_moves(connection, own, pairs.collect(), now_ms).await?;
     Ok(())
 }
 

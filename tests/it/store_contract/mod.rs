@@ -133,7 +133,12 @@ contract! {
         a_moved_order_is_told_whole_and_takes_nothing_more_of_the_home_before,
         units_of_a_moved_order_are_given_back_by_who_placed_it,
         the_history_with_more_moves_stands,
-        who_is_not_its_home_can_neither_change_nor_move_an_order;
+        who_is_not_its_home_can_neither_change_nor_move_an_order,
+        an_order_that_was_learned_is_applied_once,
+        units_that_were_given_back_unseen_are_not_given_back_again,
+        a_moved_order_keeps_no_reference_from_the_next_one,
+        of_two_moves_everybody_keeps_the_later,
+        a_steward_that_was_outbid_moves_nothing;
     stock:
         nothing_is_sold_beyond_the_ceiling_nor_given_back_twice,
         a_stocktake_is_written_only_over_what_was_counted,

@@ -2,8 +2,9 @@
 
 use entrepot::domain::inventory::StockDelta;
 use entrepot::domain::order::{EventBody, OrderRecord};
-use entrepot::ports::store::OrderWrite;
-use entrepot::ports::{Applied, ReplicationError};
+use entrepot::escrow::{Ballot, Prepare, Purpose, order_register};
+use entrepot::ports::store::{NO_STEWARD, OrderWrite};
+use entrepot::ports::{Applied, CommitError, Learned, ReplicationError};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::saga::SagaState;
 use entrepot::types::{Epoch, OrderId, RegionId, SagaId};
@@ -155,4 +156,125 @@ pub(super) async fn who_is_not_its_home_can_neither_change_nor_move_an_order(kin
     let refused = a.store.apply(at(0), &outbox(&b).await, 3).await;
     assert!(matches!(refused, Err(ReplicationError::CantApply { .. })), "{refused:?}");
     assert_eq!(stored(&a, id).await, *placed.record);
+}
+
+/// What a region learned from another one comes again from its origin.
+pub(super) async fn an_order_that_was_learned_is_applied_once(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    let record: OrderRecord = placed.record.as_ref().clone();
+    let commits = vec![placed.events.clone()];
+    let learned = Learned { record, commits, replaces: false, intent: None, saga: None };
+    assert!(b.rejoin.learn(&[learned], 2).await.unwrap());
+    let ended = after(&a, &placed, 3, cancelled());
+    write(&a, &ended, 3).await;
+    applies(&b, &a, 0).await;
+    assert_eq!(stored(&b, id).await, *ended.record);
+    assert_eq!(b.store.events(id, 0, 9).await.unwrap().len(), 2);
+}
+
+/// A home that cancelled an order and gave its units back, and that nobody heard, gives nothing back again.
+pub(super) async fn units_that_were_given_back_unseen_are_not_given_back_again(kind: Kind) {
+    let (a, b) = two(kind).await;
+    put_node(&a, "n", "a", true, 1).await;
+    let x = key("x", "n");
+    change(&a, &x, StockDelta { received: 5, ..StockDelta::default() }).await.unwrap();
+    a.open(&x).await;
+    // Another order holds as many.
+    change(&a, &x, StockDelta { spent: 4, ..StockDelta::default() }).await.unwrap();
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 2);
+    write(&a, &placed, 2).await;
+    applies(&b, &a, 0).await;
+    let unseen = after(&a, &placed, 3, cancelled());
+    let mut changes = orders([unseen]);
+    changes.stock = [(x.clone(), StockDelta { released: 2, ..StockDelta::default() })].into();
+    a.store.commit(&changes, stamp(a.region, 3)).await.unwrap();
+    let taken = after(&b, &placed, 4, moved(&a, &b));
+    write(&b, &taken, 4).await;
+    applies(&a, &b, 0).await;
+    let ended = after(&b, &taken, 5, cancelled());
+    write(&b, &ended, 5).await;
+    applies(&a, &b, 1).await;
+    assert_eq!(stored(&a, id).await, *ended.record);
+    let rows = a.store.rights_of(&x.sku).await.unwrap();
+    let own = rows.iter().find(|row| row.owner.region == a.region).unwrap();
+    assert_eq!((own.row.spent, own.row.released), (4, 2));
+}
+
+/// The cancellation of a moved order may be heard later than the next order under its reference.
+pub(super) async fn a_moved_order_keeps_no_reference_from_the_next_one(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let c = Subject::empty(kind, "c", 3).await;
+    let first = writes::referenced(a.region, order_id(1, 1), 1, "r", "alice");
+    write(&a, &first, 1).await;
+    let gone = after(&a, &first, 2, moved(&a, &b));
+    write(&a, &gone, 2).await;
+    applies(&b, &a, 0).await;
+    let ended = after(&b, &gone, 3, cancelled());
+    write(&b, &ended, 3).await;
+    applies(&a, &b, 0).await;
+    let next = writes::referenced(a.region, order_id(1, 2), 4, "r", "alice");
+    write(&a, &next, 4).await;
+    applies(&c, &a, 0).await;
+    applies(&c, &b, 0).await;
+    assert_eq!(stored(&c, order_id(1, 1)).await, *ended.record);
+    assert_eq!(stored(&c, order_id(1, 2)).await, *next.record);
+}
+
+/// Two regions that both took an order over, which the registers prevent, end with one history all the same.
+pub(super) async fn of_two_moves_everybody_keeps_the_later(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let c = Subject::empty(kind, "c", 3).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    applies(&b, &a, 0).await;
+    applies(&c, &a, 0).await;
+    let early = after(&b, &placed, 2, moved(&a, &b));
+    write(&b, &early, 2).await;
+    let late = after(&c, &placed, 3, moved(&a, &c));
+    write(&c, &late, 3).await;
+    applies(&b, &c, 0).await;
+    applies(&c, &b, 0).await;
+    applies(&a, &c, 0).await;
+    applies(&a, &b, 0).await;
+    for subject in [&a, &b, &c] {
+        assert_eq!(stored(subject, id).await, *late.record, "{}", subject.region);
+    }
+}
+
+/// I-13: a steward writes only while its own acceptor has promised nothing else.
+pub(super) async fn a_steward_that_was_outbid_moves_nothing(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let id = order_id(1, 1);
+    let placed = held(a.region, id, 1);
+    write(&a, &placed, 1).await;
+    applies(&b, &a, 0).await;
+    let owner = order_register(a.region);
+    let promise = async |ballot: Ballot, purpose: Purpose| {
+        let request = Prepare { owner, ballot, purpose, keys: Vec::new() };
+        b.registers.prepare(&request).await.unwrap();
+        b.registers.stewardship(a.region).await.unwrap()
+    };
+    let ours = Ballot { round: 1, region: b.region };
+    assert!(!promise(ours, Purpose::Fence).await.grants(a.region));
+    let take_over = async |ballot: Ballot| {
+        let mut changes = orders([after(&b, &placed, 2, moved(&a, &b))]);
+        changes.as_steward = Some((a.region, ballot));
+        b.store.commit(&changes, stamp(b.region, 2)).await
+    };
+    let other = Ballot { round: 2, region: b.region };
+    assert_eq!(take_over(other).await.map(drop), Err(CommitError::Conflict(NO_STEWARD)));
+    let back = Ballot { round: 2, region: a.region };
+    assert!(promise(back, Purpose::Return).await.grants(a.region));
+    assert_eq!(take_over(ours).await.map(drop), Err(CommitError::Conflict(NO_STEWARD)));
+    let again = Ballot { round: 3, region: b.region };
+    promise(again, Purpose::Fence).await;
+    take_over(again).await.unwrap();
+    assert_eq!(stored(&b, id).await.order.home_region, b.region);
+    // It is no incarnation.
+    assert_eq!(b.registers.latest(a.region).await.unwrap(), Epoch::FIRST);
 }

@@ -123,7 +123,7 @@ pub(super) async fn what_others_know_of_an_order_is_taken_over(kind: Kind) {
         learned(&more, &[&more], false),
         learned(&theirs, &[&of_parted, &theirs], true),
     ];
-    assert!(a.rejoin.learn(&all).await.unwrap());
+    assert!(a.rejoin.learn(&all, 7).await.unwrap());
     for (id, expected) in [(new, &of_new), (longer, &more), (parted, &theirs)] {
         assert_eq!(a.store.order(id).await.unwrap().as_deref(), Some(expected.record.as_ref()));
     }
@@ -150,11 +150,11 @@ pub(super) async fn a_reference_that_still_stands_puts_a_batch_off(kind: Kind) {
     write(&a, &orders([ours.clone()]), 1).await;
     let theirs = referenced(a.region, second, 2, "r", "c");
     let news = [learned(&theirs, &[&theirs], false)];
-    assert!(!a.rejoin.learn(&news).await.unwrap());
+    assert!(!a.rejoin.learn(&news, 7).await.unwrap());
     assert_eq!(a.store.order(second).await.unwrap(), None);
     let gone = cancelled(a.region, &ours, 2, "c");
-    assert!(a.rejoin.learn(&[learned(&gone, &[&gone], false)]).await.unwrap());
-    assert!(a.rejoin.learn(&news).await.unwrap());
+    assert!(a.rejoin.learn(&[learned(&gone, &[&gone], false)], 7).await.unwrap());
+    assert!(a.rejoin.learn(&news, 7).await.unwrap());
 }
 
 pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind: Kind) {
