@@ -111,6 +111,8 @@ impl Joining<'_> {
                 all.differing.extend(differing);
             }
             if upto.is_none() {
+                // Histories are told in order of ids.
+                all.differing.sort_unstable();
                 return Ok(all);
             }
             after = upto;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::domain::idempotency::StockRefusal;
 use crate::domain::order::place::{PlaceRejection, PlaceRequest};
 use crate::domain::order::{OrderRecord, OrderStatus};
+use crate::escrow::ORDER_LEASE_MARGIN_MS;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{Reader, RightsSource, StoreError};
 use crate::replication::{LinkState, PeerView, Peers};
@@ -108,6 +109,8 @@ pub struct RegionStatus {
     pub status: &'static str,
     /// What the heartbeats tell; `None` for this region.
     pub view: Option<PeerView>,
+    /// A majority lets it act on its orders; `None` of other regions.
+    pub order_lease: Option<bool>,
 }
 
 impl App {
@@ -305,8 +308,13 @@ impl App {
         } else {
             "ready"
         };
-        let own =
-            RegionStatus { region: self.region.id, own: true, status: own_status, view: None };
+        let own = RegionStatus {
+            region: self.region.id,
+            own: true,
+            status: own_status,
+            view: None,
+            order_lease: Some(self.region.holds_order_lease(ORDER_LEASE_MARGIN_MS)),
+        };
         let now_ms = self.region.clock.monotonic_ms();
         let views = self.peers.lock().expect("no panic while held").views(now_ms);
         let others = views.into_iter().map(|view| {
@@ -317,7 +325,13 @@ impl App {
                 LinkState::Silent => "silent",
                 LinkState::NeverHeard => "never_heard",
             };
-            RegionStatus { region: view.region, own: false, status, view: Some(view) }
+            RegionStatus {
+                region: view.region,
+                own: false,
+                status,
+                view: Some(view),
+                order_lease: None,
+            }
         });
         std::iter::once(own).chain(others).collect()
     }

@@ -227,21 +227,36 @@ fn ensure_known(target: &Target, region: RegionId) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks until it has ended: each call waits a while, and tells how far it is.
 async fn evacuate(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
     let EvacuateArgs { lever, to, abort } = args;
     let target = Target::find(&lever.target, "operator")?;
     let region = lever.region;
     ensure_known(&target, region)?;
     let heir = to.map(|to| format!("&to={to}")).unwrap_or_default();
-    let dry_run = lever.dry_run;
-    let path =
-        format!("/api/v1/admin/regions/{region}/evacuate?dry_run={dry_run}&abort={abort}{heir}");
-    let server = server_of(&target, region)?;
+    let query = format!("dry_run={}&abort={abort}{heir}", lever.dry_run);
+    let tell = |answer: &Value| {
+        if !lever.json {
+            report_evacuation(false, answer);
+        }
+    };
+    let answer = evacuated(&target, region, &query, tell).await?;
+    report_evacuation(lever.json, &answer);
+    ensure_given_up(region, &answer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks until it has ended: each call waits a while, and tells how far it is.
+async fn evacuated(
+    target: &Target,
+    region: RegionId,
+    query: &str,
+    tell: impl Fn(&Value),
+) -> anyhow::Result<Value> {
+    let server = server_of(target, region)?;
     let mut told = Value::Null;
     loop {
         let follows = told["run"].as_str().map(|run| format!("&run={run}")).unwrap_or_default();
-        let path = format!("{path}{follows}");
+        let path = format!("/api/v1/admin/regions/{region}/evacuate?{query}{follows}");
         let call = Call {
             method: Method::POST,
             path: &path,
@@ -252,20 +267,34 @@ async fn evacuate(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
         let answer: Value = server.send(call).await?.expect(&path)?;
         let status = answer["status"].as_str().unwrap_or_default();
         if answer.get("would").is_some() || matches!(status, "done" | "failed" | "aborted") {
-            report_evacuation(lever.json, &answer);
-            anyhow::ensure!(
-                status != "failed",
-                "{region} is drained and not given up: {}; what has moved stays moved. Repeat it, or `entrepot region \
-                 resume {region}`",
-                answer["detail"].as_str().unwrap_or("no reason was told")
-            );
-            return Ok(ExitCode::SUCCESS);
+            return Ok(answer);
         }
-        if answer != told && !lever.json {
-            report_evacuation(false, &answer);
+        if answer != told {
+            tell(&answer);
         }
         told = answer;
     }
+}
+
+fn ensure_given_up(region: RegionId, answer: &Value) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        answer["status"] != "failed",
+        "{region} is drained and not given up: {}; what has moved stays moved. Repeat it, or `entrepot region resume \
+         {region}`",
+        answer["detail"].as_str().unwrap_or("no reason was told")
+    );
+    Ok(())
+}
+
+/// Gives a region up, to the first one in reach.
+pub(super) async fn give_up(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    let answer = evacuated(target, region, "", |_| {}).await?;
+    ensure_given_up(region, &answer)
+}
+
+/// Puts a region back into traffic.
+pub(super) async fn resume(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    pull(target, "resume", region, region).await.map(drop)
 }
 
 fn report_evacuation(as_json: bool, answer: &Value) {

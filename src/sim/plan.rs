@@ -125,6 +125,15 @@ pub enum Action {
         /// How long it is away.
         down_ms: u64,
     },
+    /// A region is given up while it lives, and takes orders again a while later.
+    Evacuate {
+        /// Which.
+        region: usize,
+        /// Who gets everything.
+        to: usize,
+        /// How long it takes no orders.
+        lasts_ms: u64,
+    },
     /// A region's database is gone, and comes back with everything it had acknowledged.
     DatabaseDown {
         /// Whose.
@@ -381,6 +390,7 @@ impl Action {
                 (vec![*from, *to], Vec::new())
             }
             Self::Fence { by, lost } => (vec![*by, *lost], Vec::new()),
+            Self::Evacuate { region, to, .. } => (vec![*region, *to], Vec::new()),
             Self::ProviderDown { .. } => (Vec::new(), Vec::new()),
         }
     }
@@ -512,6 +522,7 @@ impl Draw {
             14 => Action::NextEpoch { region },
             12 if dice.chance(200) => Action::Destroyed { region, down_ms: lasts_ms },
             12 if dice.chance(600) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
+            11 if dice.chance(400) => Action::Evacuate { region: from, to, lasts_ms },
             _ if dice.chance(500) => Action::Drain { region, lasts_ms },
             _ => {
                 let (node, units) = (dice.index(self.regions), dice.between(1, 20));

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::app::adoption::Adoption;
+use crate::app::evacuate::Evacuation;
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
@@ -94,6 +95,8 @@ pub struct Server {
     pub verification: Arc<Verification>,
     /// Takes over from lost regions.
     pub adoption: Arc<Adoption>,
+    /// Gives the region up.
+    pub evacuation: Arc<Evacuation>,
     /// Ends when it is killed.
     pub life: Life,
     tasks: TaskSet,
@@ -175,8 +178,7 @@ impl Site {
         let marker = Arc::new(Kept { life: life.clone(), marker: Arc::clone(&self.marker) });
         let parts =
             Parts { region, database, stops, bus, gateway, marker, tasks: tasks.clone(), begin };
-        let (app, rights, rejoin, verification, adoption) = parts.put_together(peers);
-        Server { app, rights, rejoin, verification, adoption, life, tasks }
+        parts.put_together(peers, life)
     }
 }
 
@@ -187,9 +189,6 @@ impl Server {
         self.tasks.stopping().cancel();
     }
 }
-
-/// What the world may ask of a server.
-type Together = (Arc<App>, Arc<Rights>, Arc<Rejoin>, Arc<Verification>, Arc<Adoption>);
 
 struct Parts {
     region: Arc<Region>,
@@ -211,7 +210,7 @@ struct Begin {
 }
 
 impl Parts {
-    fn put_together(self, peers: Vec<RegionId>) -> Together {
+    fn put_together(self, peers: Vec<RegionId>, life: Life) -> Server {
         let Self { region, database, stops, bus, gateway, marker, tasks, begin } = self;
         let signals = Signals::default();
         let heard = Arc::new(Mutex::new(Peers::new(region.id, peers, PEER_SILENT_MS)));
@@ -223,6 +222,17 @@ impl Parts {
             signals.clone(),
             WRITER,
         );
+        let evacuation = Arc::new(Evacuation {
+            region: Arc::clone(&region),
+            rights: Arc::clone(&rights),
+            reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
+            writer: writer.clone(),
+            stops: Arc::clone(&stops),
+            log: Arc::clone(&database) as Arc<dyn crate::ports::ReplicationStore>,
+            bus: Arc::clone(&bus),
+            tasks: tasks.clone(),
+            run: Mutex::default(),
+        });
         let sagas = Arc::new(SagaRunner {
             region: Arc::clone(&region),
             writer: writer.clone(),
@@ -295,7 +305,7 @@ impl Parts {
         let replication =
             workers::Replication { region, bus, store: database, peers: heard, stops };
         start_workers(&tasks, &app, &rights, &rejoin, &adoption, &replication, &signals);
-        (app, rights, rejoin, verification, adoption)
+        Server { app, rights, rejoin, verification, adoption, evacuation, life, tasks }
     }
 }
 

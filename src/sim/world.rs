@@ -262,6 +262,11 @@ impl World {
                 self.transfer(from, to, &key, units).await;
             }
             Action::Fence { by, lost } => self.fence(by, lost).await,
+            Action::Evacuate { region, to, lasts_ms } => {
+                self.evacuate(region, to).await;
+                wait(lasts_ms).await;
+                self.drain(region, false).await;
+            }
             Action::Drain { region, lasts_ms } => {
                 self.drain(region, true).await;
                 wait(lasts_ms).await;
@@ -454,6 +459,23 @@ impl World {
                 }
             }
         }
+    }
+
+    async fn evacuate(&self, region: usize, to: usize) {
+        let Some(server) = self.server(region) else { return };
+        let ended = match server.evacuation.begin(Some(self.sites[to].region), None) {
+            Ok(mut progress) => {
+                tokio::select! {
+                    biased;
+                    () = server.life.over() => return,
+                    ended = progress.wait_for(|progress| progress.stage.is_over()) => {
+                        ended.map(|progress| format!("{progress:?}")).unwrap_or_default()
+                    }
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        self.shared.note(REGIONS[region], format_args!("is given up: {ended}"));
     }
 
     async fn drain(&self, region: usize, draining: bool) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Begun, Rejoin, RejoinError};
 use crate::app::joining::Joining;
-use crate::ports::Learned;
+use crate::ports::{Learned, StoreError};
 use crate::types::{OrderId, RegionId};
 
 /// Orders that were put off, because another one stood under their channel's reference.
@@ -43,16 +43,20 @@ impl Rejoin {
         Ok(to_tell)
     }
 
+    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
+        self.store.learn(orders, self.region.clock.wall_ms()).await
+    }
+
     async fn take_over(
         &self,
         orders: Vec<Learned>,
         put_off: &mut PutOff,
     ) -> Result<(), RejoinError> {
-        if orders.is_empty() || self.store.learn(&orders, self.region.clock.wall_ms()).await? {
+        if orders.is_empty() || self.learn(&orders).await? {
             return Ok(());
         }
         for order in orders {
-            if !self.store.learn(std::slice::from_ref(&order), self.region.clock.wall_ms()).await? {
+            if !self.learn(std::slice::from_ref(&order)).await? {
                 put_off.push(order);
             }
         }
@@ -65,11 +69,7 @@ impl Rejoin {
             let before = put_off.len();
             let mut still = PutOff::new();
             for order in put_off {
-                if !self
-                    .store
-                    .learn(std::slice::from_ref(&order), self.region.clock.wall_ms())
-                    .await?
-                {
+                if !self.learn(std::slice::from_ref(&order)).await? {
                     still.push(order);
                 }
             }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::disk;
 use super::scenario::{Fault, ForgetBroker, Forgotten, Inflict, Step, steps};
 use crate::boot::local::{self, Action, Component, LinkChange, Request};
-use crate::cli::region::{begin_anew, fence};
+use crate::cli::region::{begin_anew, fence, give_up, resume};
 use crate::cli::target::Target;
 use crate::config::LinkLatency;
 use crate::ports::Clock as _;
@@ -169,6 +169,8 @@ impl<'a> Faults<'a> {
             Inflict::Image(of) => self.image(of.region, step.on).await,
             Inflict::Destroy(of) if step.on => self.destroy(of.region).await,
             Inflict::Destroy(of) => self.build_again(of.region).await,
+            Inflict::Evacuate(of) if step.on => give_up(self.target, of.region).await,
+            Inflict::Evacuate(of) => resume(self.target, of.region).await,
             Inflict::SetClock(clock) => {
                 let ahead_s = if step.on { clock.ahead_s } else { 0 };
                 local::clocks::set(self.data_dir, clock.region, ahead_s)
@@ -301,6 +303,7 @@ pub(super) fn obstacle(faults: &[Fault], data_dir: &Path) -> Option<String> {
         | Inflict::ForgetBroker(_)
         | Inflict::Image(_)
         | Inflict::Destroy(_)
+        | Inflict::Evacuate(_)
         | Inflict::PayWith(_) => None,
     })
 }
@@ -343,6 +346,7 @@ fn wanted(
                     | Inflict::FillDisk(_)
                     | Inflict::Image(_)
                     | Inflict::Destroy(_)
+                    | Inflict::Evacuate(_)
                     | Inflict::SetClock(_)
                     | Inflict::PayWith(_) => {}
                 }

@@ -35,6 +35,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "postgres-disk-full",
     "postgres-frozen",
     "postgres-killed",
+    "region-evacuated",
     "region-frozen",
     "region-killed",
     "wan-latencies",

@@ -97,6 +97,8 @@ pub(super) enum Inflict {
     /// The region is gone with its data, and the others take over what it had not sold; at the end it comes back on its
     /// image, and begins anew.
     Destroy(Disk),
+    /// The region is given up while it lives; at the end it takes orders again.
+    Evacuate(Disk),
     /// The region's time of day is wrong.
     SetClock(Ahead),
     /// Shoppers pay with these cards in turn: the payment simulator does what their names say.
@@ -251,6 +253,7 @@ impl Scenario {
             | Inflict::ForgetBroker(_)
             | Inflict::FillDisk(_)
             | Inflict::Image(_)
+            | Inflict::Evacuate(_)
             | Inflict::SetClock(_)
             | Inflict::PayWith(_) => None,
         });
@@ -293,6 +296,7 @@ impl Fault {
             | Inflict::FillDisk(_)
             | Inflict::Image(_)
             | Inflict::Destroy(_)
+            | Inflict::Evacuate(_)
             | Inflict::SetClock(_)
             | Inflict::PayWith(_) => {}
         }
@@ -308,7 +312,10 @@ impl Inflict {
             Self::Kill(programs) | Self::Freeze(programs) => {
                 (programs.component != Component::Nats).then_some(programs.region)
             }
-            Self::FillDisk(disk) | Self::Image(disk) | Self::Destroy(disk) => Some(disk.region),
+            Self::FillDisk(disk)
+            | Self::Image(disk)
+            | Self::Destroy(disk)
+            | Self::Evacuate(disk) => Some(disk.region),
             Self::ForgetBroker(_)
             | Self::Cut(_)
             | Self::Slow(_)
@@ -327,7 +334,10 @@ impl Inflict {
         match self {
             Self::Kill(programs) | Self::Freeze(programs) => vec![programs.region],
             Self::ForgetBroker(broker) => vec![broker.region],
-            Self::FillDisk(disk) | Self::Image(disk) | Self::Destroy(disk) => vec![disk.region],
+            Self::FillDisk(disk)
+            | Self::Image(disk)
+            | Self::Destroy(disk)
+            | Self::Evacuate(disk) => vec![disk.region],
             Self::SetClock(clock) => vec![clock.region],
             Self::Cut(cut) => cut.between.iter().chain(&cut.and).copied().collect(),
             Self::Slow(_) | Self::PayWith(_) => Vec::new(),
@@ -372,6 +382,7 @@ impl fmt::Display for Inflict {
             Self::FillDisk(disk) => write!(f, "{}'s disk full", disk.region),
             Self::Image(disk) => write!(f, "image of {} made", disk.region),
             Self::Destroy(disk) => write!(f, "{} destroyed and fenced", disk.region),
+            Self::Evacuate(disk) => write!(f, "{} given up", disk.region),
             Self::SetClock(Ahead { region, ahead_s }) => {
                 write!(f, "{region}'s clock off by {ahead_s} s")
             }

@@ -23,6 +23,10 @@ pub(in crate::http) struct RegionOut {
     /// `ready`, `draining`, `fenced`, `silent`, `one_way` or `never_heard`; of the one that answers also
     /// `set_back`: its database forgot what it had written, and it takes no orders before that is put right.
     status: &'static str,
+    /// Of the one that answers: whether a majority lets it act on its orders. Without that it takes new ones, and leaves
+    /// older ones alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_lease: Option<bool>,
     /// Its incarnation.
     #[schema(value_type = Option<u32>)]
     epoch: Option<Epoch>,
@@ -162,7 +166,7 @@ impl RegionOut {
         own_epoch: Epoch,
         alone: Option<&BTreeMap<RegionId, Spendable>>,
     ) -> Self {
-        let RegionStatus { region, own, status, view } = status;
+        let RegionStatus { region, own, status, view, order_lease } = status;
         let may_sell_alone =
             alone.map(|alone| alone.get(&region).copied().unwrap_or_default().into());
         let Some(view) = view else {
@@ -170,6 +174,7 @@ impl RegionOut {
                 region,
                 own,
                 status,
+                order_lease,
                 epoch: own.then_some(own_epoch),
                 heard_ms_ago: None,
                 round_trip_ms: None,
@@ -187,6 +192,7 @@ impl RegionOut {
             region,
             own,
             status,
+            order_lease,
             epoch: head.map(|head| head.epoch),
             heard_ms_ago: view.heard_ms_ago,
             round_trip_ms: view.round_trip_ms,
