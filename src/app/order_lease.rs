@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use super::Region;
 use super::rights::{ProposeError, Proposer, Rights, needed};
 use crate::escrow::{
-    Ballot, KeyedSlot, Purpose, appointed, lease_ends, leases_are_over, order_register,
-    steward_key, steward_keys, steward_of,
+    Ballot, KeyedSlot, ORDER_LEASE_MARGIN_MS, Purpose, Slot, appointed, lease_ends,
+    leases_are_over, order_register, steward_key, steward_keys, steward_of,
 };
 use crate::ports::{
     Bus, ReplicationError, ReplicationStore, RequestHandler, RequestKind, StoreError,
 };
 use crate::replication::Position;
-use crate::types::{Actor, Epoch, RegionId};
+use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 /// A region asks for its lease, or its steward to stop.
 pub const ORDER_LEASE: RequestKind = RequestKind::named("order-lease");
@@ -93,6 +93,11 @@ impl OrderLease {
         Self { region, rights, log, bus, stopped, lost_ms }
     }
 
+    /// This region acts on its orders.
+    pub fn is_held(&self) -> bool {
+        self.region.holds_order_lease(ORDER_LEASE_MARGIN_MS)
+    }
+
     /// Asks everybody once. For a worker, several times within a lease.
     pub async fn renew(&self) {
         if !self.region.may_write() {
@@ -139,22 +144,14 @@ impl OrderLease {
 
     async fn reclaim(&self) -> Result<(), ReclaimError> {
         let own = self.region.id;
-        let register = order_register(own);
-        let promised = self.rights.registers.promised(register).await?;
-        let stopped = *self.stopped.lock().expect("no panic while held");
-        let goes_on = stopped.filter(|(_, ballot, _)| *ballot == promised);
-        let proposer = match goes_on {
-            Some((_, ballot, _)) => Proposer::resume(register, ballot),
-            None => Proposer::prepare(&self.rights, register, Purpose::Return).await?,
-        };
-        let mut values = proposer.values(&self.rights, &steward_keys()).await?;
+        let (proposer, mut values) = self.prepare().await?;
         let from = values.remove(&steward_key());
         let value = from.as_ref().map(|slot| slot.value.clone()).unwrap_or_default();
         let steward = steward_of(own, Some(&value));
         let next = if steward == own {
             value
         } else {
-            self.steward_has_stopped(steward, &proposer, goes_on).await?;
+            self.steward_has_stopped(steward, &proposer).await?;
             appointed(&value, own)
         };
         let slot = proposer.follow(from.as_ref(), next);
@@ -165,16 +162,36 @@ impl OrderLease {
         Ok(())
     }
 
+    /// Goes on under the ballot that was prepared before, as long as nobody outbids it.
+    async fn prepare(&self) -> Result<(Proposer, BTreeMap<StockKey, Slot>), ProposeError> {
+        let register = order_register(self.region.id);
+        let promised = self.rights.registers.stewardship(self.region.id).await?.promised;
+        if promised.ballot.region == self.region.id && promised.ballot.round > 0 {
+            let proposer = Proposer::resume(register, promised.ballot);
+            match proposer.values(&self.rights, &steward_keys()).await {
+                Ok(values) => return Ok((proposer, values)),
+                Err(ProposeError::Preempted { .. } | ProposeError::Fenced { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let proposer = Proposer::prepare(&self.rights, register, Purpose::Return).await?;
+        let values = proposer.values(&self.rights, &steward_keys()).await?;
+        Ok((proposer, values))
+    }
+
     /// Whoever acted for this region's orders has stopped, and all that it did is applied here.
     async fn steward_has_stopped(
         &self,
         steward: RegionId,
         proposer: &Proposer,
-        before: Option<(RegionId, Ballot, Position)>,
     ) -> Result<(), ReclaimError> {
-        let known = before.filter(|(of, ..)| *of == steward).map(|(.., upto)| upto);
-        let upto = match known {
-            Some(upto) => upto,
+        // It stops once: what it is asked again is where it is by now, which may be ahead of us for ever.
+        let stopped = *self.stopped.lock().expect("no panic while held");
+        let is_known = |(of, ballot, _): &(RegionId, Ballot, Position)| {
+            (*of, *ballot) == (steward, proposer.ballot())
+        };
+        let upto = match stopped.filter(is_known) {
+            Some((.., upto)) => upto,
             None => match self.hand_back(steward, self.region.id, proposer.ballot()).await {
                 Some(upto) => upto,
                 None if self.is_lost_for_long(steward) => return Ok(()),

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::ports::Clock as _;
 use crate::runtime::{SystemClock, secret_bytes};
 use crate::sim::checks::Violation;
-use crate::sim::plan::{Plan, REGIONS, Size};
+use crate::sim::plan::{Plan, REGIONS_USUAL, Size};
 use crate::sim::{Outcome, run, shrink};
 
 use super::output::{line, note};
@@ -54,8 +54,8 @@ struct SizeArgs {
     /// Orders in one run.
     #[arg(long, default_value_t = 200)]
     orders: usize,
-    /// Regions, at most three.
-    #[arg(long, default_value_t = REGIONS.len())]
+    /// Regions, at most seven.
+    #[arg(long, default_value_t = REGIONS_USUAL)]
     regions: usize,
 }
 

@@ -17,12 +17,16 @@ pub struct Size {
 
 impl Default for Size {
     fn default() -> Self {
-        Self { regions: REGIONS.len(), orders: 200 }
+        Self { regions: REGIONS_USUAL, orders: 200 }
     }
 }
 
 /// The regions of every world, numbered from 1.
-pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
+pub const REGIONS: [&str; 7] =
+    ["us-east", "eu-west", "ap-south", "us-west", "ap-northeast", "sa-east", "eu-north"];
+
+/// How many of them a world has where nobody says anything else.
+pub const REGIONS_USUAL: usize = 3;
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

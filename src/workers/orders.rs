@@ -13,9 +13,18 @@ const RENEW: Duration = Duration::from_secs(2);
 /// Between two looks at what is lost; a look reads memory while nothing is.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Between two attempts while there is no lease: orders that are placed meanwhile nobody takes over by waiting.
+const OBTAIN: Duration = Duration::from_millis(250);
+
 /// Runs until `stop`.
 pub async fn order_lease(lease: Arc<OrderLease>, stop: CancellationToken) {
-    super::every(RENEW, stop, || lease.renew()).await;
+    loop {
+        lease.renew().await;
+        let pause = if lease.is_held() { RENEW } else { OBTAIN };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Runs until `stop`.

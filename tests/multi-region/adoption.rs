@@ -14,6 +14,9 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(1);
 async fn another_region_carries_on_the_orders_of_a_lost_one() {
     let world = World::enter().await;
     let sku = world.goods("adoption", [20, 20, 20]).await;
+    world
+        .until("ap-south acts on its orders", async || world.holds_order_lease("ap-south").await)
+        .await;
     let (lost, key) = (world.at("ap-south"), world.fresh("adoption"));
     let cart = cart_of(&sku, 2, &card("tok_ok"));
     let standing = world.order_until_told(&lost, &key, &cart).await;

@@ -204,7 +204,8 @@ impl Checks {
             let tables = memory.tables();
             let own = tables.orders.values().filter(|it| it.order.home_region == region);
             let orders: Vec<_> = own.cloned().collect();
-            let stamped = orders.iter().map(|order| order.updated_hlc).max();
+            let stamped = orders.iter().map(|order| order.updated_hlc);
+            let stamped = stamped.filter(|stamp| stamp.region == region).max();
             (orders, tables.watermarks.clone(), stamped)
         };
         let mut state = self.state();

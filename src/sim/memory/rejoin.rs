@@ -264,7 +264,8 @@ impl RejoinStore for MemoryRights {
         }
         let last = tables.outbox.keys().rfind(|at| at.epoch == epoch).copied();
         tables.head = last.unwrap_or(Position { epoch, sequence: 0 });
-        tables.floor = tables.of_home(own).map(|(_, record)| record.updated_hlc).max();
+        let stamped = tables.of_home(own).map(|(_, record)| record.updated_hlc);
+        tables.floor = stamped.filter(|stamp| stamp.region == own).max();
         (tables.boots, tables.draining, tables.set_back) = (0, false, None);
         Ok(true)
     }

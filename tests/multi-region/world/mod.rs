@@ -137,6 +137,11 @@ impl World {
         self.own_view(region).await["status"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Whether a majority lets a region act on its orders.
+    pub(crate) async fn holds_order_lease(&self, region: &str) -> bool {
+        self.own_view(region).await["order_lease"] == true
+    }
+
     /// Which incarnation a region is.
     pub(crate) async fn epoch(&self, region: &str) -> i64 {
         self.eventually(Duration::from_secs(30), "the region answers", async || {
