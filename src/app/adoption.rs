@@ -235,7 +235,12 @@ impl Adoption {
     /// Takes over what the other regions know of the orders. `false`: one that is not lost did not tell.
     async fn learn(&self, region: RegionId) -> bool {
         let mut all_told = true;
+        let reachable = self.rights.reachability.reachable();
         for peer in self.bus.peers().into_iter().filter(|peer| *peer != region) {
+            if !reachable.contains(&peer) {
+                all_told &= self.rights.is_fenced_region(peer);
+                continue;
+            }
             match self.learn_from(region, peer).await {
                 Ok(0) => {}
                 Ok(orders) => {
