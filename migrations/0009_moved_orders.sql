@@ -4,8 +4,11 @@
 -- perhaps later than the next order under its reference.
 ALTER TABLE orders ADD COLUMN moved boolean NOT NULL GENERATED ALWAYS AS (document LIKE '%"moved":{%') STORED;
 DROP INDEX orders_by_channel_ref;
-CREATE UNIQUE INDEX orders_by_channel_ref ON orders (channel, channel_order_ref, home_region)
-    WHERE channel_order_ref IS NOT NULL AND stands AND NOT moved;
+-- One index: the same finds an order by its reference.
+CREATE UNIQUE INDEX orders_by_channel_ref ON orders
+    (channel, channel_order_ref, home_region,
+     (CASE WHEN moved THEN order_id ELSE '00000000-0000-0000-0000-000000000000'::uuid END))
+    WHERE channel_order_ref IS NOT NULL AND stands;
 
 -- Beside the rights under which the units are held.
 CREATE OR REPLACE VIEW evidence.v_reservations AS
