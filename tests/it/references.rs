@@ -80,6 +80,18 @@ async fn confirming_an_order_leaves_the_indexes_alone() {
 }
 
 #[tokio::test]
+async fn an_order_is_found_by_its_reference_without_reading_all() {
+    let database = Database::new().await;
+    let mut connection = database.connection().await;
+    sqlx::raw_sql("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
+    let look = "EXPLAIN SELECT order_id FROM orders
+                WHERE channel = 'web' AND channel_order_ref = 'r' AND stands";
+    let plan: Vec<String> = sqlx::query_scalar(look).fetch_all(&mut connection).await.unwrap();
+    let plan = plan.join("\n");
+    assert!(plan.contains("orders_by_channel_ref"), "{plan}");
+}
+
+#[tokio::test]
 async fn a_reference_that_two_regions_took_is_found_also_when_both_took_it_at_once() {
     let (a_database, b_database) = (Database::new().await, Database::new().await);
     let (a, b) = (start(&a_database, "a", 1).await, start(&b_database, "b", 2).await);
