@@ -39,8 +39,9 @@ pub fn are_equal(memories: &[Memory]) -> Result<(), String> {
         }
     }
     let doubtful = changed_by_others(memories, &heads);
+    let gone = moved_to_others(memories, &heads);
     let states: Vec<_> =
-        memories.iter().map(|memory| replicated(memory, &heads, &doubtful)).collect();
+        memories.iter().map(|memory| replicated(memory, &heads, &doubtful, &gone)).collect();
     for (memory, state) in memories.iter().zip(&states) {
         if *state != states[0] {
             let (a, b) = (memories[0].region(), memory.region());
@@ -61,14 +62,28 @@ fn changed_by_others(memories: &[Memory], of: &BTreeMap<RegionId, Position>) -> 
     memories.iter().flat_map(changed).collect()
 }
 
+/// Orders that went to a region which is not there any more: who did not hear of it can't.
+fn moved_to_others(memories: &[Memory], of: &BTreeMap<RegionId, Position>) -> BTreeSet<OrderId> {
+    let gone = |memory: &Memory| -> Vec<OrderId> {
+        let tables = memory.tables();
+        let moved = tables.orders.values().filter(|it| it.order.moved.is_some());
+        let gone = moved.filter(|it| !of.contains_key(&it.order.home_region));
+        gone.map(|it| it.order.id).collect()
+    };
+    memories.iter().flat_map(gone).collect()
+}
+
 /// What these regions replicate, in a form that can be compared.
 fn replicated(
     memory: &Memory,
     of: &BTreeMap<RegionId, Position>,
     doubtful: &BTreeSet<Sku>,
+    gone: &BTreeSet<OrderId>,
 ) -> BTreeSet<String> {
     let tables = memory.tables();
-    let counts = |order: &&Arc<OrderRecord>| of.contains_key(&order.order.home_region);
+    let counts = |it: &&Arc<OrderRecord>| {
+        of.contains_key(&it.order.home_region) && !gone.contains(&it.order.id)
+    };
     let orders = tables
         .orders
         .values()
