@@ -155,6 +155,11 @@ impl Checks {
             let own = own.filter(|record| record.order.home_region == memory.region());
             orders.extend(own.map(|record| (record.order.id, record.as_ref().clone())));
         }
+        let sound = self.sound();
+        let there = sound.iter().map(|memory| (memory.region(), memory.tables().head())).collect();
+        for id in moved_to_others(&sound, &there) {
+            orders.remove(&id);
+        }
         orders
     }
 
