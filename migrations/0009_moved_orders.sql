@@ -1,7 +1,8 @@
 -- An order may move to another home region. Its id goes on telling who placed it, under whose rights its units are held.
 
 -- A region takes a channel's reference once. What has moved does not count: its cancellation comes from another region, and
--- perhaps later than the next order under its reference.
+-- perhaps later than the next order under its reference. The document is our own JSON, in which a quote inside of a text is
+-- always escaped: nothing that people write looks like the name of a field.
 ALTER TABLE orders ADD COLUMN moved boolean NOT NULL GENERATED ALWAYS AS (document LIKE '%"moved":{%') STORED;
 DROP INDEX orders_by_channel_ref;
 -- One index: the same finds an order by its reference.

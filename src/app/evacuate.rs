@@ -263,6 +263,11 @@ impl Evacuation {
     pub async fn abort(&self) -> Result<Progress, EvacuationError> {
         let run = self.run.lock().expect("no panic while held").clone();
         let mut run = run.ok_or(EvacuationError::NoneUnderWay)?;
+        if run.progress.borrow().stage == Stage::MovingOrders
+            || run.progress.borrow().stage == Stage::Verifying
+        {
+            return Err(EvacuationError::PastReturn);
+        }
         run.abort.cancel();
         // Dropped without an end only when the process stops.
         let ended = run.progress.wait_for(|progress| progress.stage.is_over()).await;

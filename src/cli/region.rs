@@ -265,9 +265,13 @@ async fn evacuated(
             body: Bytes::new(),
         };
         let answer: Value = server.send(call).await?.expect(&path)?;
-        let status = answer["status"].as_str().unwrap_or_default();
-        if answer.get("would").is_some() || matches!(status, "done" | "failed" | "aborted") {
+        if answer.get("would").is_some() {
             return Ok(answer);
+        }
+        match answer["status"].as_str() {
+            Some("done" | "failed" | "aborted") => return Ok(answer),
+            Some(_) => {}
+            None => anyhow::bail!("{region} does not say how far it is: {answer}"),
         }
         if answer != told {
             tell(&answer);

@@ -469,7 +469,7 @@ impl World {
                     biased;
                     () = server.life.over() => return,
                     ended = progress.wait_for(|progress| progress.stage.is_over()) => {
-                        ended.map(|progress| format!("{progress:?}")).unwrap_or_default()
+                        ended.map_or_else(|error| error.to_string(), |it| format!("{:?}", *it))
                     }
                 }
             }

@@ -30,6 +30,7 @@ use crate::types::{Actor, HlcTimestamp, OrderId};
 use super::copies::EVENTS_OF;
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
 use super::load::intent_record;
+use super::registers::{of_owner, round_column};
 use super::rejoin::INTENTS_OF;
 use super::{Lease, PgStore, encode, sagas, within};
 
@@ -232,11 +233,8 @@ async fn write(
 ) -> Result<Option<u64>, Problem> {
     let epoch = i32::try_from(stamp.epoch.0).expect("epochs are counted by people");
     if let Some((of, ballot)) = changes.as_steward {
-        let owner = order_register(of);
-        let held = sqlx::query(STILL_STEWARD)
-            .bind(owner.region.as_str())
-            .bind(i32::try_from(owner.epoch.0).expect("epochs are counted by people"))
-            .bind(i32::try_from(ballot.round).unwrap_or(i32::MAX))
+        let held = of_owner(STILL_STEWARD, order_register(of))
+            .bind(round_column(ballot))
             .bind(ballot.region.as_str())
             .fetch_optional(&mut *connection)
             .await?;

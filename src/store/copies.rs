@@ -296,7 +296,8 @@ pub(super) async fn write_moves(
         return Ok(!sagas.is_empty());
     }
     let epoch: i32 = sqlx::query_scalar(EPOCH).fetch_one(&mut *connection).await?;
-    let owner = Actor { region: own, epoch: Epoch(u32::try_from(epoch).unwrap_or_default()) };
+    let epoch = u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let owner = Actor { region: own, epoch: Epoch(epoch) };
     let given_back: Vec<Uuid> =
         sqlx::query_scalar(GIVEN_BACK).bind(ids).fetch_all(&mut *connection).await?;
     let released = moved

@@ -281,13 +281,13 @@ pub(super) async fn keep_slots(
     Ok(())
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn of_owner(statement: &'static str, owner: Actor) -> Query<'static> {
+pub(super) fn of_owner(statement: &'static str, owner: Actor) -> Query<'static> {
     sqlx::query(statement).bind(owner.region.as_str()).bind(epoch_column(owner))
 }
 
-fn round_column(ballot: Ballot) -> i32 {
+pub(super) fn round_column(ballot: Ballot) -> i32 {
     i32::try_from(ballot.round).unwrap_or(i32::MAX)
 }
 

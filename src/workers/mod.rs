@@ -3,11 +3,12 @@
 //! A nudge is for latency, the timer for safety, the whole state for truth: one path serves normal
 //! work, a restart and a second process. None retries inside: the next round is the retry.
 
+mod adoption;
 mod contested;
 mod fences;
 pub mod grants;
 mod heartbeat;
-mod orders;
+mod order_lease;
 mod publisher;
 mod raiser;
 mod rebalancer;
@@ -20,8 +21,9 @@ mod saga_recovery;
 mod stuck_sagas;
 mod verification;
 
+pub use adoption::adoption;
 pub use contested::contested;
-pub use orders::{adoption, order_lease};
+pub use order_lease::order_lease;
 pub use reconciliation::reconciliation;
 pub use replication::Replication;
 pub use saga_recovery::saga_recovery;
