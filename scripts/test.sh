@@ -27,7 +27,10 @@ else
     step unit tests
     cargo test --locked --quiet --lib --bins
     step one region
-    cargo test --locked --quiet --test it -- --test-threads 4
+    # Each in a process of its own, as nextest does it: a test freezes or fills the PostgreSQL of its process.
+    cargo test --locked --quiet --test it -- --list --format terse | sed -n 's/: test$//p' |
+        xargs -n 1 -P 4 sh -c 'said=$(cargo test --locked --quiet --test it -- --exact "$0" 2>&1) ||
+            { printf "%s\n" "$said"; exit 1; }'
     step several regions
     cargo test --locked --quiet --test multi-region -- --test-threads 1
 fi
