@@ -123,6 +123,7 @@ impl Worker {
                     if ticks.is_multiple_of(TICKS_PER_CONTEST) {
                         self.find_contests().await;
                     }
+                    self.follow_a_new_incarnation().await;
                 }
                 Some(delivery) = stream.next(), if self.inbound.has_room() => {
                     self.take(delivery).await;
@@ -323,6 +324,21 @@ impl Worker {
         let now_ms = self.ctx.region.clock.wall_ms();
         if let Err(error) = self.ctx.store.park(envelope, reason, now_ms).await {
             tracing::warn!(peer.region = %self.origin, %error, "it could not be kept in `parked`");
+        }
+    }
+
+    /// Of an origin that began anew nothing older is applied, so the watermark in the database has moved on: what waits
+    /// behind a hole that nobody can fill any more is let go.
+    async fn follow_a_new_incarnation(&mut self) {
+        let at = self.inbound.watermark();
+        let head = self.ctx.peers().head_of(self.origin);
+        if head.is_none_or(|head| head.position.epoch <= at.epoch) {
+            return;
+        }
+        let known = self.ctx.store.watermarks().await;
+        let watermark = known.ok().and_then(|known| known.get(&self.origin).copied());
+        if let Some(watermark) = watermark.filter(|known| known.position.epoch > at.epoch) {
+            self.applied(watermark).await;
         }
     }
 
