@@ -90,6 +90,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "domain",
             "saga",
             "replication",
+            "reconcile",
             "ports",
             "runtime",
             "app",

@@ -12,7 +12,7 @@
 //! gone for good: it may be deciding them this very moment. What it did with the others that nobody saw is set aside when it
 //! comes back, in `parted`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::joining::{JoinError, Joining};
@@ -52,6 +52,9 @@ pub enum AdoptError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another region has to tell what it knows of the orders of one that is gone for good.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The moves could not be committed.
     #[error("orders could not be moved here: {0}")]
     Commit(String),
@@ -272,6 +275,37 @@ impl Adoption {
         Ok(learned)
     }
 
+    /// Takes over everything that `others` know of the orders of a region that is gone for good. All of them have to tell.
+    pub(super) async fn complete(
+        &self,
+        region: RegionId,
+        others: &[RegionId],
+    ) -> Result<Proposer, AdoptError> {
+        self.resume().await?;
+        let lost = self.lost.lock().expect("no panic while held").get(&region).cloned();
+        let lost = lost.ok_or(AdoptError::Over(region))?;
+        if !lost.chosen && !self.become_steward(region, &lost.proposer).await? {
+            return Err(AdoptError::Over(region));
+        }
+        for peer in others {
+            self.learn_from(region, *peer).await?;
+        }
+        self.move_here(region, &lost).await?;
+        // The others have it all from its home of now: also what was cancelled, where they do not know that.
+        let (own, store, bus) = (&self.region, self.known.as_ref(), self.bus.as_ref());
+        let joining = Joining { region: own, store, bus, of: region };
+        let mut unknown = BTreeSet::new();
+        for peer in others {
+            let differences = joining.compare(*peer).await?;
+            unknown.extend(differences.lacking.into_iter().chain(differences.differing));
+        }
+        let unknown: Vec<OrderId> = unknown.into_iter().collect();
+        for orders in unknown.chunks(ORDERS_AT_ONCE) {
+            self.move_some(region, &lost, orders, Which::All).await?;
+        }
+        Ok(lost.proposer)
+    }
+
     /// Answers how many orders have moved.
     async fn move_here(&self, region: RegionId, lost: &Lost) -> Result<u64, AdoptError> {
         let (mut moved, mut after) = (0, None);
@@ -280,7 +314,7 @@ impl Adoption {
             let Some((last, _)) = page.last().copied() else { return Ok(moved) };
             let ids: Vec<OrderId> = page.into_iter().map(|(id, _)| id).collect();
             for orders in ids.chunks(ORDERS_AT_ONCE) {
-                moved += self.move_some(region, lost, orders).await?;
+                moved += self.move_some(region, lost, orders, Which::Standing).await?;
             }
             after = Some(last);
         }
@@ -293,6 +327,7 @@ impl Adoption {
         region: RegionId,
         lost: &Lost,
         orders: &[OrderId],
+        which: Which,
     ) -> Result<u64, AdoptError> {
         let mut needs = Needs::default();
         needs.orders.extend(orders.iter().copied());
@@ -301,7 +336,7 @@ impl Adoption {
         for _ in 0..DECISIONS_MAX {
             let view = self.store.load(&needs).await?;
             let mut workspace = Workspace::new(view, &self.region);
-            let moved = adopt(&mut workspace, region, orders, lost.is_gone);
+            let moved = adopt(&mut workspace, region, orders, lost.is_gone, which);
             if workspace.changes.is_empty() {
                 return Ok(0);
             }
@@ -331,8 +366,23 @@ impl Adoption {
     }
 }
 
+/// Which of some orders move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Those that something is left to do for.
+    Standing,
+    /// Also those that were cancelled.
+    All,
+}
+
 /// Answers how many of them move.
-fn adopt(workspace: &mut Workspace<'_>, from: RegionId, orders: &[OrderId], is_gone: bool) -> u64 {
+fn adopt(
+    workspace: &mut Workspace<'_>,
+    from: RegionId,
+    orders: &[OrderId],
+    is_gone: bool,
+    which: Which,
+) -> u64 {
     let to = workspace.region.id;
     let mut moved = 0;
     for id in orders {
@@ -340,7 +390,8 @@ fn adopt(workspace: &mut Workspace<'_>, from: RegionId, orders: &[OrderId], is_g
             let order = &record.order;
             let is_under_way = order.alone && order.status() == OrderStatus::Pending;
             let is_spared = is_under_way && !is_gone && !is_on(Mutant::AloneAdopted);
-            order.home_region == from && order.status() != OrderStatus::Cancelled && !is_spared
+            let may = order.status() != OrderStatus::Cancelled || which == Which::All;
+            order.home_region == from && may && !is_spared
         });
         if may_move {
             let record = move_order(workspace, *id, from, to);

@@ -484,7 +484,8 @@ impl Evacuation {
             return Ok(true);
         }
         loop {
-            let Some(Answer::Rows(page)) = self.ask(peer, &Ask::Rows(after)).await else {
+            let Some(Answer::Rows(page)) = self.ask(peer, &Ask::Rows(self.region.id, after)).await
+            else {
                 return Ok(false);
             };
             let keys = page.iter().map(|row| row.key.clone()).collect();

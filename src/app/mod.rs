@@ -21,6 +21,7 @@ mod place_order;
 pub mod reconcile;
 mod region;
 pub mod rejoin;
+pub mod retire;
 pub mod rights;
 mod run_saga;
 mod service;

@@ -13,6 +13,7 @@ use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
 use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes, Reconciler};
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
+use crate::app::retire::Retire;
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
@@ -26,7 +27,7 @@ use crate::gateways::SimulatorClient;
 use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{
-    Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RightsStore,
+    Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RetirementStore, RightsStore,
 };
 use crate::replication::Peers;
 use crate::runtime::{FileMarker, RandomIds, SystemClock, TaskSet, Trust};
@@ -133,6 +134,7 @@ struct Parts {
     lease: Arc<OrderLease>,
     adoption: Arc<Adoption>,
     evacuation: Arc<Evacuation>,
+    retire: Arc<Retire>,
     verification: Arc<Verification>,
     metrics: Arc<Metrics>,
     signals: Signals,
@@ -238,6 +240,17 @@ async fn parts(
         PROVIDER_CALLS_MAX,
         &Trust::for_addresses([config.payments_url.as_str()])?,
     )?);
+    let retire = Arc::new(Retire {
+        region: Arc::clone(&region),
+        rights: Arc::clone(&rights),
+        adoption: Arc::clone(&adoption),
+        store: store.clone(),
+        known: Arc::clone(&rows) as Arc<dyn RejoinStore>,
+        records: Arc::clone(&rows) as Arc<dyn RetirementStore>,
+        ledger: gateway.clone(),
+        bus: Arc::clone(&bus),
+        alone: tokio::sync::Mutex::default(),
+    });
     let sagas = Arc::new(SagaRunner {
         region: Arc::clone(&region),
         writer: writer.clone(),
@@ -323,6 +336,7 @@ async fn parts(
         lease,
         adoption,
         evacuation,
+        retire,
         verification,
         metrics,
         signals,
@@ -369,6 +383,7 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
         region: Arc::clone(&rejoin.region),
         rights: Arc::clone(rights),
         store: Arc::clone(&rejoin.store),
+        retirements: Arc::clone(&parts.retire.records),
         reader: Arc::clone(&rejoin.reader),
     });
     let (bus, until) = (Arc::clone(&replication.bus), stop());
@@ -435,6 +450,7 @@ fn context(
         rejoin: Some(Arc::clone(&parts.rejoin)),
         adoption: Some(Arc::clone(&parts.adoption)),
         evacuation: Some(Arc::clone(&parts.evacuation)),
+        retire: Some(Arc::clone(&parts.retire)),
         verification: Some(Arc::clone(&parts.verification)),
         outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),

@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 use super::client::{ApiClient, Call};
 use super::output;
 use super::target::{Target, TargetArgs};
-use crate::types::RegionId;
+use crate::types::{CustomerId, RegionId};
 
+/// Who pulls levers in a local deployment, for the audit trail.
+const OPERATOR: &str = "operator";
 /// Ran, and found something wrong.
 const FOUND_SOMETHING: u8 = 2;
 /// How long a server may take to start again.
@@ -61,6 +63,8 @@ enum Lever {
     Fence(FenceArgs),
     /// Gives a region up while it lives: what it may sell and its orders go to another one.
     Evacuate(EvacuateArgs),
+    /// A region is gone for good: two people say so, and what it had not sold below its ceilings is freed.
+    Retire(RetireArgs),
     /// A fenced region comes back; one whose database was set back begins a new incarnation.
     Rejoin(LeverArgs),
 }
@@ -104,6 +108,21 @@ struct EvacuateArgs {
     to: Option<RegionId>,
     /// Ends an evacuation that has not moved orders yet; the region takes orders again.
     #[arg(long, conflicts_with_all = ["dry_run", "to"])]
+    abort: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  entrepot region retire eu-west --dry-run\n  entrepot region retire eu-west --operator alice\n  entrepot region retire eu-west --operator bob"
+)]
+struct RetireArgs {
+    #[command(flatten)]
+    lever: LeverArgs,
+    /// Who says so, in a local deployment; elsewhere the token tells.
+    #[arg(long, default_value = OPERATOR, value_name = "NAME")]
+    operator: CustomerId,
+    /// Takes back what the first person said.
+    #[arg(long, conflicts_with = "dry_run")]
     abort: bool,
 }
 
@@ -203,6 +222,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Lever::Fence(FenceArgs { lever, gone: false }) => ("fence", lever, ""),
         Lever::Rejoin(args) => ("rejoin", args, ""),
         Lever::Evacuate(args) => return evacuate(args).await,
+        Lever::Retire(args) => return retire(args).await,
     };
     let target = Target::find(&args.target, "operator")?;
     let region = args.region;
@@ -301,6 +321,78 @@ pub(super) async fn resume(target: &Target, region: RegionId) -> anyhow::Result<
     pull(target, "resume", region, region).await.map(drop)
 }
 
+async fn retire(args: RetireArgs) -> anyhow::Result<ExitCode> {
+    let RetireArgs { lever, operator, abort } = args;
+    let target = Target::find(&lever.target, &operator.to_string())?;
+    let region = lever.region;
+    ensure_known(&target, region)?;
+    let asked = survivor(&target, region).await?;
+    let query = format!("retire?dry_run={}&abort={abort}", lever.dry_run);
+    let mut answer = post(&target, &query, region, asked).await?;
+    while answer["status"] == "retiring" {
+        tokio::time::sleep(LOOK).await;
+        answer = post(&target, &query, region, asked).await?;
+    }
+    output::line(&if lever.json { answer.to_string() } else { retirement_text(&answer) });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn retirement_text(answer: &Value) -> String {
+    let text = |name: &str| answer[name].as_str().unwrap_or("?");
+    let count = |pointer: &str| answer.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let region = text("region");
+    if answer.get("would").is_some() {
+        let asked = answer["asked_by"].as_str().map(|who| format!("; {who} has asked for it"));
+        return format!(
+            "{region} would be retired{}; {} units below its ceilings would be freed; {} payments are for orders that \
+             nobody knows",
+            asked.unwrap_or_default(),
+            count("/units_stranded"),
+            count("/lost_orders/payments"),
+        );
+    }
+    match text("status") {
+        "asked" => format!(
+            "{region}: {} asks for it to be retired; another person has to confirm by the same command within a day",
+            text("asked_by")
+        ),
+        "withdrawn" => format!("{region} is not going to be retired"),
+        _ => {
+            let mut lines = vec![format!(
+                "{region} is retired, as {} and {} say; {} units are free again; {} payments are for orders that nobody knows",
+                text("asked_by"),
+                text("confirmed_by"),
+                count("/units_freed"),
+                count("/lost_orders/payments"),
+            )];
+            if count("/units_uncovered") > 0 {
+                let units = count("/units_uncovered");
+                lines.push(format!(
+                    "  {units} units are held by orders and are nowhere: count the shelves"
+                ));
+            }
+            if let Some(why) = answer.pointer("/lost_orders/not_read").and_then(Value::as_str) {
+                lines.push(format!("  the payment provider's ledger could not be read: {why}"));
+            }
+            let items = answer.pointer("/lost_orders/items").and_then(Value::as_array);
+            for item in items.into_iter().flatten() {
+                let order = item["order_id"].as_str().unwrap_or("?");
+                let held =
+                    match (item["held"]["amount"].as_i64(), item["held"]["currency"].as_str()) {
+                        (Some(amount), Some(currency)) => {
+                            format!("{amount} {currency} (minor units) held")
+                        }
+                        _ => "not decided by the provider".to_owned(),
+                    };
+                let again = item["placed_again_as"].as_str();
+                let again = again.map(|order| format!("; placed again as {order}"));
+                lines.push(format!("  order {order}: {held}{}", again.unwrap_or_default()));
+            }
+            lines.join("\n")
+        }
+    }
+}
+
 fn report_evacuation(as_json: bool, answer: &Value) {
     if as_json {
         output::line(&answer.to_string());
@@ -338,15 +430,7 @@ async fn pull(
     region: RegionId,
     asked: RegionId,
 ) -> anyhow::Result<Value> {
-    let path = format!("/api/v1/admin/regions/{region}/{lever}");
-    let call = Call {
-        method: Method::POST,
-        path: &path,
-        token: target.admin(asked),
-        idempotency_key: None,
-        body: Bytes::new(),
-    };
-    let answer: Value = server_of(target, asked)?.send(call).await?.expect(&path)?;
+    let answer = post(target, lever, region, asked).await?;
     let mut status = answer["status"].clone();
     if status == "rejoining" {
         status = until_begun(target, region, &answer["epoch"]).await?;
@@ -358,6 +442,23 @@ async fn pull(
         }
     }
     Ok(result)
+}
+
+async fn post(
+    target: &Target,
+    lever: &str,
+    region: RegionId,
+    asked: RegionId,
+) -> anyhow::Result<Value> {
+    let path = format!("/api/v1/admin/regions/{region}/{lever}");
+    let call = Call {
+        method: Method::POST,
+        path: &path,
+        token: target.admin(asked),
+        idempotency_key: None,
+        body: Bytes::new(),
+    };
+    server_of(target, asked)?.send(call).await?.expect(&path)
 }
 
 /// Has a survivor take over from a region.

@@ -17,6 +17,7 @@
 //! | `row` | one owner's cells, what makes a copy newer, what no honest owner writes |
 //! | `ledger` | one key as one region sees it, its guarded operations, merging |
 //! | `register` | ceilings that a majority agreed to, and what is taken over above them |
+//! | `retire` | what becomes of a region that is gone for good |
 //! | `ahead` | how far a ceiling runs ahead of what is sold |
 //! | `grant` | what a giver gives |
 //! | `asking` | whom a region asks for missing units, and when it may give up |
@@ -38,6 +39,7 @@ mod race;
 mod rate;
 mod rebalance;
 mod register;
+mod retire;
 mod row;
 #[cfg(test)]
 mod simulation;
@@ -59,7 +61,8 @@ pub use register::{
     Acceptance, Ballot, Preempted, Promised, Purpose, Slot, Value, answer_accept, answer_prepare,
     majority, newest,
 };
-pub use row::{Row, UNITS_MAX, Unsound};
+pub use retire::{executed_by, executor_of, retirement_key};
+pub use row::{Retired, Row, UNITS_MAX, Unsound};
 pub use steward::{
     CLOCK_DRIFT_PARTS, ORDER_LEASE_MARGIN_MS, ORDER_LEASE_MS, Stewardship, appointed, lease_ends,
     leases_are_over, order_register, steward_key, steward_keys, steward_of,

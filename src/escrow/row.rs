@@ -40,6 +40,17 @@ pub struct Row {
     pub chosen: Slot,
 }
 
+/// What [`Row::retired`] made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The last row.
+    pub row: Row,
+    /// Units that the heir may sell now.
+    pub freed: u64,
+    /// Units that orders hold and nobody has: sold or given again after a cancellation that nobody else saw.
+    pub uncovered: u64,
+}
+
 /// No honest owner writes such a row: a bug, or an attack.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsound {
@@ -128,6 +139,29 @@ impl Row {
         last.released = last.released.min(last.spent);
         last.version = last.version.saturating_add(BURIED_FROM);
         last
+    }
+
+    /// The last row of an owner that is gone for good: [`Self::buried`], and what lies below its ceiling and is not known to have
+    /// left it is given to `heir`. `held`: what known orders hold of it, whose sale may be in no copy.
+    pub fn retired(
+        owner: Actor,
+        copies: impl IntoIterator<Item = Self>,
+        held: u64,
+        heir: Actor,
+    ) -> Retired {
+        let mut last = Self::buried(owner, copies);
+        let held = if is_on(Mutant::HeldUnitsRetired) { 0 } else { held };
+        // An order whose cancellation nobody saw may hold what the owner has sold or given again.
+        let ceiling = last.chosen.value.ceiling;
+        let others = last.withdrawn.saturating_add(last.granted_total());
+        let covered = held.min(ceiling.saturating_sub(others));
+        last.spent = last.spent.max(last.released.saturating_add(covered));
+        let freed = ceiling.saturating_sub(last.outflow());
+        if freed > 0 {
+            let granted = last.granted.entry(heir).or_insert(0);
+            *granted = granted.saturating_add(freed);
+        }
+        Retired { uncovered: held.saturating_sub(last.net_spent()), row: last, freed }
     }
 
     /// The owner's incarnation is over, and what is known of it was put together.

@@ -5,8 +5,8 @@ use utoipa_axum::routes;
 use super::context::Context;
 use super::front_door::FrontDoor;
 use super::handlers::{
-    admin, evacuation, inventory, nodes, orders, place, products, reconciliations, transfers,
-    webhooks,
+    admin, evacuation, inventory, nodes, orders, place, products, reconciliations, retirement,
+    transfers, webhooks,
 };
 use super::operations;
 use super::routes::{ANYBODY, Access, INSIDERS, OPERATORS, Routes};
@@ -42,6 +42,7 @@ fn table(context: Context) -> Routes {
         .add(OPERATORS, routes!(admin::fence))
         .add(OPERATORS, routes!(admin::rejoin))
         .add(OPERATORS, routes!(evacuation::evacuate))
+        .add(OPERATORS, routes!(retirement::retire))
         .add(OPERATORS, routes!(admin::list_sagas))
         .add(OPERATORS, routes!(admin::retry_saga))
         .add(OPERATORS, routes!(reconciliations::reconcile))

@@ -22,6 +22,7 @@ use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
 use crate::app::reconcile::Reconciler;
 use crate::app::rejoin::Rejoin;
+use crate::app::retire::Retire;
 use crate::app::rights::Rights;
 use crate::gateways::webhook;
 
@@ -84,6 +85,8 @@ pub struct ContextParts {
     pub adoption: Option<Arc<Adoption>>,
     /// Gives the region up; `None` where there are no other regions.
     pub evacuation: Option<Arc<Evacuation>>,
+    /// Ends regions that are gone for good; `None` where there are no other regions.
+    pub retire: Option<Arc<Retire>>,
     /// Knows whether the database is to be trusted; `None` where there are no other regions.
     pub verification: Option<Arc<Verification>>,
     /// Compares what must agree; `None` where there are no other regions.

@@ -302,6 +302,7 @@ impl Fixture {
             rejoin: None,
             adoption: None,
             evacuation: None,
+            retire: None,
             verification: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),

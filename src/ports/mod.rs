@@ -8,6 +8,7 @@ mod reconcile;
 mod registers;
 mod rejoin;
 mod replication;
+mod retirement;
 mod rights;
 pub mod store;
 mod time;
@@ -23,6 +24,7 @@ pub use reconcile::{
 pub use registers::RegisterStore;
 pub use rejoin::{Beginning, Learned, RejoinStore};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
+pub use retirement::RetirementStore;
 pub use rights::{Obtained, RightsSource};
 pub use store::{
     ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, StopStore, Store,

@@ -25,6 +25,7 @@ mod inbound;
 mod peers;
 mod pull;
 pub mod rejoin;
+pub mod retirement;
 
 pub use envelope::{
     Envelope, EnvelopeError, NewEnvelope, PAYLOAD_BYTES_MAX, Position, SCHEMA_VERSION, event_hash,

@@ -1,11 +1,12 @@
 //! What a region asks the others when its database was set back and it begins a new incarnation. JSON; every request
-//! may arrive twice. All but [`Ask::Begin`] only read, and are about what belongs to who asks.
+//! may arrive twice. All but [`Ask::Begin`] and [`Ask::Retire`] only read.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::Position;
+use super::retirement::Retirement;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::order::Event;
@@ -33,14 +34,17 @@ pub enum Ask {
     Known,
     /// What you have promised and stored of everybody's registers, after a key.
     Votes(Option<(Actor, StockKey)>),
-    /// The rows of my incarnations, after a key.
-    Rows(Option<(StockKey, Epoch)>),
+    /// The rows of a region's incarnations, after a key.
+    Rows(RegionId, Option<(StockKey, Epoch)>),
     /// The orders whose home a region is, or that it placed, after an id, at most [`MARKS_MAX`].
     Orders(RegionId, Option<OrderId>),
     /// How far you know these orders, at most [`MARKS_MAX`]; those that you don't know are left out.
     Marks(Vec<OrderId>),
     /// All that you know of these orders, at most [`HISTORIES_MAX`].
     Histories(Vec<OrderId>),
+    /// A region is gone for good, on the word of two people: apply nothing more of it, and let no incarnation of it vote
+    /// that is known by now.
+    Retire(Box<Retirement>),
     /// The products, after one.
     Products(Option<Sku>),
     /// The nodes, after one.
@@ -51,7 +55,7 @@ pub enum Ask {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// To [`Ask::Begin`].
+    /// To [`Ask::Begin`] and [`Ask::Retire`].
     Noted {
         /// The latest incarnation that is noted.
         latest: Epoch,

@@ -20,10 +20,11 @@ use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
     Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Given, Learned, Mark,
     MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
-    ReplicationStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore, Store, StoreError,
-    View,
+    ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore, Store,
+    StoreError, View,
 };
 use crate::replication::rejoin::{History, OrderMark, Votes};
+use crate::replication::retirement::Retirement;
 use crate::replication::{Envelope, Head, Position, Watermark};
 use crate::saga::SagaRecord;
 use crate::types::{
@@ -706,5 +707,24 @@ impl RejoinStore for Database {
         }
         self.answers(breaks).await?;
         Ok(begun)
+    }
+}
+
+#[async_trait]
+impl RetirementStore for Database {
+    async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError> {
+        self.reads().await?;
+        self.rights.retirement(region).await
+    }
+
+    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.keep_retirement(retirement).await?;
+        self.answers(breaks).await
+    }
+
+    async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {
+        self.reads().await?;
+        self.rights.paid_by(keys).await
     }
 }

@@ -129,6 +129,16 @@ pub enum Action {
         /// How long it is away.
         down_ms: u64,
     },
+    /// A region is destroyed with everything it kept, declared dead and then gone for good, and built again on an empty
+    /// database.
+    Retired {
+        /// Which.
+        region: usize,
+        /// Who takes over from it.
+        by: usize,
+        /// How long it is away.
+        down_ms: u64,
+    },
     /// A region is given up while it lives, and takes orders again a while later.
     Evacuate {
         /// Which.
@@ -274,6 +284,8 @@ const LONG_PERMILLE: u64 = 250;
 
 /// Of these, those with a region that is cut off and fenced for longer than its lease.
 const LOST_PERMILLE: u64 = 700;
+/// So many of the others see one destroyed, and retired.
+const RETIRED_PERMILLE: u64 = 500;
 
 impl Plan {
     /// Draws a run.
@@ -303,6 +315,11 @@ impl Plan {
         }
         if lasts_long && !is_calm && dice.chance(LOST_PERMILLE) {
             draw.lost(&mut dice, &mut entries);
+        } else if lasts_long && !is_calm && dice.chance(RETIRED_PERMILLE) {
+            let (by, region) = draw.two(&mut dice);
+            let (at_ms, down_ms) = (dice.between(2_000, 8_000), dice.between(8_000, 14_000));
+            let action = Action::Retired { region, by, down_ms };
+            entries.push(Entry { at_ms, action });
         }
         let renames = if is_calm { 0 } else { dice.pick(&[0, 0, RENAMES]) };
         for _ in 0..renames {
@@ -341,6 +358,7 @@ impl Plan {
                 Action::Crash { .. }
                     | Action::SetBack { .. }
                     | Action::Destroyed { .. }
+                    | Action::Retired { .. }
                     | Action::NextEpoch { .. }
                     | Action::DatabaseDown { .. }
                     | Action::DatabaseSlow { .. }
@@ -394,7 +412,9 @@ impl Action {
                 (vec![*from, *to], Vec::new())
             }
             Self::Fence { by, lost } => (vec![*by, *lost], Vec::new()),
-            Self::Evacuate { region, to, .. } => (vec![*region, *to], Vec::new()),
+            Self::Evacuate { region, to, .. } | Self::Retired { region, by: to, .. } => {
+                (vec![*region, *to], Vec::new())
+            }
             Self::ProviderDown { .. } => (Vec::new(), Vec::new()),
         }
     }
@@ -524,6 +544,7 @@ impl Draw {
             }
             13 => Action::Fence { by: to, lost: from },
             14 => Action::NextEpoch { region },
+            12 if dice.chance(100) => Action::Retired { region: from, by: to, down_ms: lasts_ms },
             12 if dice.chance(200) => Action::Destroyed { region, down_ms: lasts_ms },
             12 if dice.chance(600) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
             11 if dice.chance(400) => Action::Evacuate { region: from, to, lasts_ms },

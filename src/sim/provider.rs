@@ -8,7 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::gateways::simulator::{Account, Behavior, Books, Decline, Hold, Record, State};
-use crate::ports::{Authorization, AuthorizeRequest, GatewayError, PaymentGateway};
+use crate::ports::{
+    Authorization, AuthorizeRequest, GatewayError, LedgerEntry, LedgerPage, PaymentGateway,
+    PaymentLedger,
+};
+use crate::reconcile::Provided;
 use crate::runtime::spawn_named;
 use crate::types::OrderId;
 
@@ -268,5 +272,26 @@ impl PaymentGateway for Gateway {
 
     async fn void(&self, provider_key: &str) -> Result<Authorization, GatewayError> {
         self.within(self.provider.call(async { self.provider.void(provider_key) })).await
+    }
+}
+
+#[async_trait]
+impl PaymentLedger for Gateway {
+    /// All of it, as one page.
+    async fn page(&self, _: Option<&str>) -> Result<LedgerPage, GatewayError> {
+        let entry = |(key, account): (&str, &Account)| {
+            let provided = match account.state {
+                State::Authorized | State::Captured | State::Refunded => Provided::Held(None),
+                State::Pending => Provided::Pending,
+                State::Declined | State::Voided => Provided::NotHeld,
+            };
+            let order_reference = account.order_reference.as_ref().map(ToString::to_string);
+            LedgerEntry { provider_key: key.to_owned(), order_reference, provided }
+        };
+        let read = self.provider.call(async {
+            let entries = self.provider.books().accounts().map(entry).collect();
+            LedgerPage { entries, next: None }
+        });
+        self.within(read).await
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
+use crate::app::retire::Retire;
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
@@ -97,6 +98,8 @@ pub struct Server {
     pub adoption: Arc<Adoption>,
     /// Gives the region up.
     pub evacuation: Arc<Evacuation>,
+    /// Ends regions that are gone for good.
+    pub retire: Arc<Retire>,
     /// Ends when it is killed.
     pub life: Life,
     tasks: TaskSet,
@@ -233,10 +236,11 @@ impl Parts {
             tasks: tasks.clone(),
             run: Mutex::default(),
         });
+        let gateway = Arc::new(gateway);
         let sagas = Arc::new(SagaRunner {
             region: Arc::clone(&region),
             writer: writer.clone(),
-            gateway: Arc::new(gateway),
+            gateway: gateway.clone(),
             reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
             queue: Arc::clone(&database) as Arc<dyn crate::ports::SagaQueue>,
             completions: Arc::new(Completions::default()),
@@ -280,6 +284,17 @@ impl Parts {
             lease,
             lost: Mutex::default(),
         });
+        let retire = Arc::new(Retire {
+            region: Arc::clone(&region),
+            rights: Arc::clone(&rights),
+            adoption: Arc::clone(&adoption),
+            store: Arc::clone(&database) as Arc<dyn crate::ports::Store>,
+            known: Arc::clone(&database) as Arc<dyn RejoinStore>,
+            records: Arc::clone(&database) as Arc<dyn crate::ports::RetirementStore>,
+            ledger: gateway,
+            bus: Arc::clone(&bus),
+            alone: tokio::sync::Mutex::default(),
+        });
         let rejoin = Arc::new(Rejoin {
             region: Arc::clone(&region),
             rights: Arc::clone(&rights),
@@ -304,8 +319,15 @@ impl Parts {
         tasks.spawn("verification", looking);
         let replication =
             workers::Replication { region, bus, store: database, peers: heard, stops };
-        start_workers(&tasks, &app, &rights, &rejoin, &adoption, &replication, &signals);
-        Server { app, rights, rejoin, verification, adoption, evacuation, life, tasks }
+        let knower = Arc::new(RejoinHandler {
+            region: Arc::clone(&rejoin.region),
+            rights: Arc::clone(&rights),
+            store: Arc::clone(&rejoin.store),
+            retirements: Arc::clone(&retire.records),
+            reader: Arc::clone(&rejoin.reader),
+        });
+        start_workers(&tasks, &app, &rights, knower, &adoption, &replication, &signals);
+        Server { app, rights, rejoin, verification, adoption, evacuation, retire, life, tasks }
     }
 }
 
@@ -356,7 +378,7 @@ fn start_workers(
     tasks: &TaskSet,
     app: &Arc<App>,
     rights: &Arc<Rights>,
-    rejoin: &Arc<Rejoin>,
+    knower: Arc<RejoinHandler>,
     adoption: &Arc<Adoption>,
     replication: &workers::Replication,
     signals: &Signals,
@@ -373,14 +395,8 @@ fn start_workers(
         in_flight: Arc::clone(&app.in_flight),
         region: app.region.id,
     });
-    let asked = Arc::new(RejoinHandler {
-        region: Arc::clone(&rejoin.region),
-        rights: Arc::clone(rights),
-        store: Arc::clone(&rejoin.store),
-        reader: Arc::clone(&rejoin.reader),
-    });
     let (bus, until) = (Arc::clone(&replication.bus), stop());
-    tasks.spawn("rejoin server", async move { bus.serve(REJOIN, asked, until).await });
+    tasks.spawn("rejoin server", async move { bus.serve(REJOIN, knower, until).await });
     tasks.spawn("adoption", workers::adoption(Arc::clone(adoption), stop()));
     let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
     let asked = Arc::new(LeaseHandler { rights, log });

@@ -26,6 +26,9 @@ use super::shopper::{node, shop, sku};
 use super::time::WorldTime;
 use super::trace::Trace;
 
+/// Between two tries to have a region retired.
+const RETIRE_AGAIN: Duration = Duration::from_millis(700);
+
 /// Everything of one run.
 pub struct World {
     /// Time, trace, rules.
@@ -217,6 +220,14 @@ impl World {
                 wait(down_ms).await;
                 self.build_again(region);
             }
+            Action::Retired { region, by, down_ms } => {
+                self.destroy(region);
+                let retiring = self.retire(region, by);
+                drop(tokio::time::timeout(Duration::from_millis(down_ms), retiring).await);
+                if !self.shared.is_healed() {
+                    self.start(region);
+                }
+            }
             Action::DatabaseDown { region, down_ms } => {
                 self.sites[region].condition.set_down(true);
                 wait(down_ms).await;
@@ -305,13 +316,43 @@ impl World {
         if self.shared.is_healed() {
             return;
         }
+        self.destroy(region);
+        self.start(region);
+    }
+
+    fn destroy(&self, region: usize) {
         let site = &self.sites[region];
         if let Some(server) = self.set_server(region, None) {
             server.kill();
         }
         self.shared.checks.forgets(site.region);
         site.wipe();
-        self.start(region);
+    }
+
+    /// Two people say that it is gone for good, and again until it is done: not every other region may be there.
+    async fn retire(&self, lost: usize, by: usize) {
+        let region = self.sites[lost].region;
+        for person in ["alice", "bob"].into_iter().chain(std::iter::repeat("carol")) {
+            tokio::time::sleep(RETIRE_AGAIN).await;
+            let Some(server) = self.server(by).filter(|_| by != lost) else { continue };
+            tokio::select! {
+                biased;
+                () = server.life.over() => {}
+                _ = server.adoption.fence(region, true) => {}
+            }
+            let retired = tokio::select! {
+                biased;
+                () = server.life.over() => continue,
+                retired = server.retire.retire(region, person) => retired,
+            };
+            let is_done = retired.as_ref().is_ok_and(|it| it.outcome.is_some());
+            let told =
+                retired.map_or_else(|error| error.to_string(), |it| format!("{:?}", it.outcome));
+            self.shared.note(REGIONS[by], format_args!("retires {}: {told}", REGIONS[lost]));
+            if is_done {
+                return;
+            }
+        }
     }
 
     fn clock_jumps(&self, region: usize, by_ms: i64) {

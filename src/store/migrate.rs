@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "registers", include_str!("../../migrations/0007_registers.sql")),
     (8, "incarnations", include_str!("../../migrations/0008_incarnations.sql")),
     (9, "moved_orders", include_str!("../../migrations/0009_moved_orders.sql")),
+    (10, "retirements", include_str!("../../migrations/0010_retirements.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -16,6 +16,7 @@ mod reconcile;
 mod registers;
 mod rejoin;
 mod replication;
+mod retirement;
 mod rights;
 mod sagas;
 mod start;
@@ -50,6 +51,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     replication::STATEMENTS,
     registers::STATEMENTS,
     rejoin::STATEMENTS,
+    retirement::STATEMENTS,
     rights::STATEMENTS,
     sagas::STATEMENTS,
     start::STATEMENTS,

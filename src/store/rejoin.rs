@@ -138,9 +138,9 @@ WHERE epoch = $2 AND seq = $3";
 const ROWS_PER_STATEMENT: usize = 5_000;
 
 /// Everything at once: a hundred thousand rows a minute on a slow disk. The region serves nobody meanwhile.
-const BEGIN_DEADLINE: Duration = Duration::from_mins(5);
+pub(super) const BEGIN_DEADLINE: Duration = Duration::from_mins(5);
 
-const LONG_STATEMENTS: &str = "SET LOCAL statement_timeout = '60s'";
+pub(super) const LONG_STATEMENTS: &str = "SET LOCAL statement_timeout = '60s'";
 
 /// Opens a transaction on a connection of the store, runs `$work` on it, and commits.
 macro_rules! in_transaction {

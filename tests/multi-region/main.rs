@@ -24,6 +24,7 @@ mod rebalance;
 mod reconcile;
 mod refusals;
 mod restore;
+mod retire;
 mod retry;
 mod saga;
 mod supervision;

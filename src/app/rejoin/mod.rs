@@ -27,13 +27,14 @@ use super::Region;
 use super::joining;
 use super::rights::Rights;
 use crate::domain::change::{Change, OrderChange};
+use crate::domain::order::fold_copy;
 use crate::escrow::{KeyedRow, Row};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{
     Beginning, Bus, Reader, RejoinStore, ReplicationError, ReplicationStore, StoreError,
 };
 use crate::replication::PAYLOAD_BYTES_MAX;
-use crate::replication::rejoin::{Answer, Ask, DOCUMENTS_MAX, ITEMS_MAX, Votes};
+use crate::replication::rejoin::{Answer, Ask, DOCUMENTS_MAX, History, ITEMS_MAX, Votes};
 use crate::saga::SagaRecord;
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
@@ -230,7 +231,8 @@ impl Rejoin {
     async fn gather_rows(&self, peer: RegionId, rows: &mut Copies) -> Result<(), RejoinError> {
         let mut after = None;
         loop {
-            let Answer::Rows(page) = self.ask(peer, &Ask::Rows(after)).await? else {
+            let Answer::Rows(page) = self.ask(peer, &Ask::Rows(self.region.id, after)).await?
+            else {
                 return Err(JoinError::Unreachable(peer).into());
             };
             let is_last = page.len() < ITEMS_MAX;
@@ -302,14 +304,24 @@ impl Rejoin {
     async fn tell(&self, epoch: Epoch, orders: BTreeSet<OrderId>) -> Result<(), RejoinError> {
         let orders: Vec<OrderId> = orders.into_iter().collect();
         for ids in orders.chunks(TOLD_AT_ONCE) {
-            // Those that have moved are told by their home.
-            let histories = self.store.histories(Some(self.region.id), ids).await?;
-            let told = histories.into_iter().map(|history| {
+            // Those that have moved are told by their home, once it has written something of them.
+            let histories = self.store.histories(None, ids).await?;
+            let ours = histories.into_iter().filter(|history| self.is_to_tell(history));
+            let told = ours.map(|history| {
                 Change::Order(OrderChange::retelling(history.id, history.intent, &history.commits))
             });
             self.tell_changes(epoch, told.collect()).await?;
         }
         Ok(())
+    }
+
+    /// An order that this region moved away is known to nobody before its envelope has arrived; whoever has not got that
+    /// never will.
+    fn is_to_tell(&self, history: &History) -> bool {
+        let (own, events) = (self.region.id, history.commits.concat());
+        let record = fold_copy(None, history.id, &events).ok().flatten();
+        let is_home = record.is_some_and(|record| record.order.home_region == own);
+        is_home || events.last().is_some_and(|last| last.region == own)
     }
 
     async fn tell_changes(&self, epoch: Epoch, changes: Vec<Change>) -> Result<(), RejoinError> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::app::Region;
 use crate::app::rights::Rights;
-use crate::ports::{Reader, RejoinStore, RequestHandler};
+use crate::ports::{Reader, RejoinStore, RequestHandler, RetirementStore};
 use crate::replication::Position;
 use crate::replication::rejoin::{
     Answer, Ask, DOCUMENTS_MAX, HISTORIES_BYTES, HISTORIES_MAX, History, ITEMS_MAX, MARKS_MAX,
@@ -22,6 +22,8 @@ pub struct RejoinHandler {
     pub rights: Arc<Rights>,
     /// What is told.
     pub store: Arc<dyn RejoinStore>,
+    /// Where it is kept that a region is gone for good.
+    pub retirements: Arc<dyn RetirementStore>,
     /// The catalogue.
     pub reader: Arc<dyn Reader>,
 }
@@ -66,7 +68,18 @@ impl RejoinHandler {
                 }
                 Answer::Votes(votes)
             }
-            Ask::Rows(after) => Answer::Rows(store.rows_of(from, after.as_ref(), ITEMS_MAX).await?),
+            Ask::Rows(of, after) => {
+                Answer::Rows(store.rows_of(of, after.as_ref(), ITEMS_MAX).await?)
+            }
+            Ask::Retire(retirement) => {
+                let (region, ends) = (retirement.region, retirement.ends);
+                let before = store.note_incarnation(region, ends).await?;
+                self.rights.note_incarnation(region, ends.max(before)).await;
+                self.retirements.keep_retirement(&retirement).await?;
+                let (asked_by, confirmed_by) = (&retirement.asked_by, &retirement.confirmed_by);
+                tracing::warn!(%region, %ends, asked_by, ?confirmed_by, "{from} retires {region}: it is gone for good");
+                Answer::Noted { latest: ends.max(before), now: before < ends }
+            }
             Ask::Orders(of, after) => Answer::Orders(match self.region.numbers.get(&of) {
                 Some(number) => store.marks(of, *number, after, MARKS_MAX).await?,
                 None => Vec::new(),

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Rights;
 use super::proposer::{ProposeError, Proposer};
-use crate::escrow::{KeyedSlot, Purpose, ROWS_PER_MESSAGE_MAX, Rows};
-use crate::ports::BusError;
+use crate::escrow::{KeyedRow, KeyedSlot, Purpose, ROWS_PER_MESSAGE_MAX, Row, Rows, Slot};
+use crate::ports::{BusError, StoreError};
 use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 /// What a take-over came to.
@@ -180,7 +180,13 @@ impl Rights {
             let from = stored.get(&key);
             let value = from.map(|slot| slot.value.clone()).unwrap_or_default();
             let inflow = ledgers.get(&key).map_or(0, |ledger| ledger.inflow(owner));
-            let Some(taken) = value.taken_over(inflow, &heirs) else { continue };
+            let is_news = from.map(Slot::place) > known(&key).map(Slot::place);
+            let taken = match value.taken_over(inflow, &heirs) {
+                Some(taken) => taken,
+                // The owner did not come to tell of its last raise: it is chosen now, so that everybody knows the ceiling.
+                None if is_news => value.clone(),
+                None => continue,
+            };
             units.insert(key.clone(), taken.credited() - value.credited());
             slots.push(KeyedSlot { key, slot: proposer.follow(from, taken) });
         }
@@ -194,11 +200,42 @@ impl Rights {
         Ok((taken, count, stranded))
     }
 
+    /// Units of a region's incarnations that it may have sold without anybody knowing.
+    pub async fn stranded(&self, region: RegionId) -> Result<u64, StoreError> {
+        let (mut stranded, latest) = (0, self.registers.latest(region).await?);
+        for owner in (1..=latest.0).map(|epoch| Actor { region, epoch: Epoch(epoch) }) {
+            let mut after: Option<StockKey> = None;
+            loop {
+                let page = self.store.held_by(owner, after.as_ref(), ROWS_PER_MESSAGE_MAX).await?;
+                let Some(last) = page.last().cloned() else { break };
+                let rows = self.store.rows(&page.into_iter().collect()).await?;
+                let of_owner = rows.iter().filter(|row| row.owner == owner).map(|row| &row.row);
+                let below = |row: &Row| row.chosen.value.ceiling.saturating_sub(row.outflow());
+                stranded += of_owner.map(below).sum::<u64>();
+                after = Some(last);
+            }
+        }
+        Ok(stranded)
+    }
+
+    /// Stores the last rows of an owner that is gone for good, and tells them.
+    pub(in crate::app) async fn learn_and_tell(
+        &self,
+        rows: Vec<KeyedRow>,
+    ) -> Result<(), FenceError> {
+        self.learn(&rows, &[]).await.map_err(ProposeError::from)?;
+        self.tell_rows(rows).await
+    }
+
     /// What was chosen of another owner's register is news for everybody.
     async fn tell_taken(&self, owner: Actor, keys: BTreeSet<StockKey>) -> Result<(), FenceError> {
         self.raises.want(keys.iter().map(|key| (key.clone(), 0)));
         let mut rows = self.store.rows(&keys).await.map_err(ProposeError::from)?;
         rows.retain(|row| row.owner == owner);
+        self.tell_rows(rows).await
+    }
+
+    async fn tell_rows(&self, rows: Vec<KeyedRow>) -> Result<(), FenceError> {
         let rows = Rows { rows, more: false };
         let message = serde_json::to_vec(&rows).expect("rows have a JSON form");
         self.bus.publish_rows(message.into()).await?;

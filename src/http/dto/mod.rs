@@ -11,6 +11,7 @@ pub(super) mod order;
 pub(super) mod place;
 pub(super) mod reconciliation;
 pub(super) mod regions;
+pub(super) mod retirement;
 pub(super) mod saga;
 
 use std::str::FromStr;

@@ -20,7 +20,7 @@ pub(in crate::http) struct RegionOut {
     region: RegionId,
     /// The one that answers.
     own: bool,
-    /// `ready`, `draining`, `fenced`, `silent`, `one_way` or `never_heard`; of the one that answers also
+    /// `ready`, `draining`, `fenced`, `retired`, `silent`, `one_way` or `never_heard`; of the one that answers also
     /// `set_back`: its database forgot what it had written, and it takes no orders before that is put right.
     status: &'static str,
     /// Of the one that answers: whether a majority lets it act on its orders. Without that it takes new ones, and leaves

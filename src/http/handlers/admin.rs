@@ -42,7 +42,8 @@ pub(in crate::http) async fn list_regions(
     for status in &mut regions {
         let fenced = |rights: &Arc<Rights>| rights.is_fenced_region(status.region);
         if !status.own && context.rights.as_ref().is_some_and(fenced) {
-            status.status = "fenced";
+            let is_retired = is_retired(&context, status.region).await;
+            status.status = if is_retired { "retired" } else { "fenced" };
         }
     }
     if let Some(after) = after {
@@ -55,6 +56,12 @@ pub(in crate::http) async fn list_regions(
     let items = page.items.into_iter();
     let items = items.map(|status| RegionOut::of(status, epoch, alone.as_ref())).collect();
     Ok(json(&Page { items, next_cursor: page.next_cursor }))
+}
+
+async fn is_retired(context: &Context, region: RegionId) -> bool {
+    let Some(retire) = &context.retire else { return false };
+    // The list is most wanted when a database does not answer.
+    matches!(retire.current(region).await, Ok(Some(last)) if last.outcome.is_some())
 }
 
 /// The rest of the list is most wanted when a database does not answer, so that is no reason to refuse it.

@@ -8,6 +8,7 @@ pub(super) mod orders;
 pub(super) mod place;
 pub(super) mod products;
 pub(super) mod reconciliations;
+pub(super) mod retirement;
 pub(super) mod transfers;
 pub(super) mod webhooks;
 

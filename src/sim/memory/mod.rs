@@ -15,6 +15,7 @@ mod read;
 mod registers;
 mod rejoin;
 mod replication;
+mod retirement;
 mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord, OrderStatus};
+use crate::replication::retirement::Retirement;
 use crate::replication::{Envelope, Position, Watermark};
 use crate::saga::SagaRecord;
 use crate::store::Start;
@@ -61,6 +63,8 @@ pub struct Tables {
     pub inbox: BTreeMap<(RegionId, Position), String>,
     /// The latest incarnation of every region that ever began anew.
     pub incarnations: BTreeMap<RegionId, Epoch>,
+    /// Regions that are gone for good: by region, the incarnation that ends them, and when it was asked for.
+    pub retirements: BTreeMap<(RegionId, Epoch, u64), Retirement>,
     /// Histories that gave way to others.
     pub parted: BTreeMap<(OrderId, String), Vec<Event>>,
     floor: Option<HlcTimestamp>,
@@ -98,6 +102,7 @@ impl Tables {
             head: Position::START,
             inbox: BTreeMap::new(),
             incarnations: BTreeMap::new(),
+            retirements: BTreeMap::new(),
             parted: BTreeMap::new(),
             floor: None,
             history: 1,

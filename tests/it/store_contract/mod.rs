@@ -7,6 +7,7 @@ mod moves;
 mod orders;
 mod registers;
 mod rejoin;
+mod retirements;
 mod rights;
 mod stock;
 
@@ -14,7 +15,8 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use entrepot::ports::{
-    Reader, RegisterStore, RejoinStore, ReplicationStore, RightsStore, SagaQueue, StopStore, Store,
+    Reader, RegisterStore, RejoinStore, ReplicationStore, RetirementStore, RightsStore, SagaQueue,
+    StopStore, Store,
 };
 use entrepot::sim::memory::{Memory, MemoryRights};
 use entrepot::store::PgRights;
@@ -45,6 +47,7 @@ pub(super) struct Subject {
     pub(super) rights: Arc<dyn RightsStore>,
     pub(super) registers: Arc<dyn RegisterStore>,
     pub(super) rejoin: Arc<dyn RejoinStore>,
+    pub(super) retirements: Arc<dyn RetirementStore>,
     _database: Option<Database>,
 }
 
@@ -56,9 +59,10 @@ impl Subject {
             Kind::Memory => {
                 let memory = Memory::new(region);
                 let rights = Arc::new(MemoryRights::new(memory.clone(), Epoch::FIRST));
-                let (registers, rejoin) = (rights.clone(), rights.clone());
+                let (registers, rejoin, retirements) =
+                    (rights.clone(), rights.clone(), rights.clone());
                 let store = Arc::new(memory);
-                Self { region, store, rights, registers, rejoin, _database: None }
+                Self { region, store, rights, registers, rejoin, retirements, _database: None }
             }
             Kind::Postgres => {
                 let database = Database::new().await;
@@ -66,9 +70,10 @@ impl Subject {
                 let number = RegionNumber(NonZeroU8::new(number).unwrap());
                 store.start(number).await.unwrap();
                 let rights = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
-                let (registers, rejoin) = (rights.clone(), rights.clone());
+                let (registers, rejoin, retirements) =
+                    (rights.clone(), rights.clone(), rights.clone());
                 let (store, database) = (Arc::new(store), Some(database));
-                Self { region, store, rights, registers, rejoin, _database: database }
+                Self { region, store, rights, registers, rejoin, retirements, _database: database }
             }
         }
     }
@@ -112,6 +117,10 @@ macro_rules! contract {
 }
 
 contract! {
+    retirements:
+        the_last_attempt_is_told_and_what_is_done_stays,
+        orders_are_found_by_what_they_count_on,
+        the_last_row_of_an_owner_gives_what_it_had_left;
     orders:
         a_commit_is_written_as_a_whole_or_not_at_all,
         an_old_version_refuses_the_commit,

@@ -151,13 +151,17 @@ impl World {
     }
 
     async fn own_view(&self, region: &str) -> Value {
+        self.seen(region, region).await
+    }
+
+    /// What one region says of another in `entrepot regions`.
+    pub(crate) async fn seen(&self, from: &str, region: &str) -> Value {
         let answer = self.run(&["regions", "--json"]).await;
         let seen: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
         let views = seen["regions"].as_array().into_iter().flatten();
-        let view = views.filter(|view| view["seen_from"] == region);
-        let sees = view.filter_map(|view| view["sees"].as_array()).flatten();
-        let mut own = sees.filter(|seen| seen["own"] == true);
-        own.next().cloned().unwrap_or_default()
+        let view = views.filter(|view| view["seen_from"] == from);
+        let mut sees = view.filter_map(|view| view["sees"].as_array()).flatten();
+        sees.find(|seen| seen["region"] == region).cloned().unwrap_or_default()
     }
 
     /// Runs a command of the project on this deployment, and gives what it printed.

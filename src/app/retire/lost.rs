@@ -1,0 +1,82 @@
+//! Orders that a region had acknowledged and that nobody else has heard of, as the payment provider shows them.
+
+use std::collections::BTreeMap;
+
+use super::{Retire, RetireError};
+use crate::ports::{LedgerEntry, Needs};
+use crate::reconcile::Provided;
+use crate::replication::retirement::{LostOrder, LostOrders, NAMED_MAX};
+use crate::types::{OrderId, RegionId};
+
+impl Retire {
+    /// Payments that are held, or may come to be, for orders that the region placed and this one does not know. Without the
+    /// provider's ledger it is told that they are not known.
+    pub(super) async fn lost_orders(&self, region: RegionId) -> Result<LostOrders, RetireError> {
+        let mut lost = LostOrders::default();
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = match self.ledger.page(cursor.as_deref()).await {
+                Ok(page) => page,
+                Err(error) => {
+                    lost.not_read = Some(error.to_string());
+                    break;
+                }
+            };
+            let named = self.named_for(region, page.entries);
+            let orders = named.keys().copied().collect();
+            let view = self.store.load(&Needs { orders, ..Needs::default() }).await?;
+            let unknown = named.into_iter().filter(|(order, _)| !view.orders.contains_key(order));
+            for (order, entries) in unknown {
+                for LedgerEntry { provider_key, provided, .. } in entries {
+                    lost.count += 1;
+                    let held = match provided {
+                        Provided::Held(held) => held,
+                        Provided::Pending | Provided::NotHeld | Provided::Unknown => None,
+                    };
+                    if lost.named.len() < NAMED_MAX {
+                        let placed_again_as = None;
+                        lost.named.push(LostOrder { order, provider_key, held, placed_again_as });
+                    }
+                }
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        self.find_again(&mut lost).await?;
+        Ok(lost)
+    }
+
+    /// What is or may be held for orders that the region placed.
+    fn named_for(
+        &self,
+        region: RegionId,
+        entries: Vec<LedgerEntry>,
+    ) -> BTreeMap<OrderId, Vec<LedgerEntry>> {
+        let mut named: BTreeMap<OrderId, Vec<LedgerEntry>> = BTreeMap::new();
+        for entry in entries {
+            let may_hold = matches!(entry.provided, Provided::Held(_) | Provided::Pending);
+            let order = entry.order_reference.as_deref().and_then(|text| text.parse().ok());
+            let is_its = |order: &OrderId| self.region.placed_in(*order) == Some(region);
+            if let Some(order) = order.filter(is_its).filter(|_| may_hold) {
+                named.entry(order).or_default().push(entry);
+            }
+        }
+        named
+    }
+
+    /// A client that repeats its order elsewhere, with the same key, gets one that stands on the same hold.
+    async fn find_again(&self, lost: &mut LostOrders) -> Result<(), RetireError> {
+        if lost.named.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = lost.named.iter().map(|it| it.provider_key.clone()).collect();
+        let again: BTreeMap<String, OrderId> =
+            self.records.paid_by(&keys).await?.into_iter().collect();
+        for order in &mut lost.named {
+            order.placed_again_as = again.get(&order.provider_key).copied();
+        }
+        Ok(())
+    }
+}

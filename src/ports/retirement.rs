@@ -1,0 +1,20 @@
+//! Regions that are gone for good, as this region's database keeps them.
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::replication::retirement::Retirement;
+use crate::types::{OrderId, RegionId};
+
+/// What this region's database keeps of it.
+#[async_trait]
+pub trait RetirementStore: Send + Sync {
+    /// The last one of a region.
+    async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError>;
+
+    /// Keeps one, in place of what was kept of the same attempt.
+    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError>;
+
+    /// Standing orders that count on these provider keys. Reads all orders.
+    async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError>;
+}

@@ -1,0 +1,38 @@
+//! Regions that are gone for good.
+
+use async_trait::async_trait;
+
+use crate::ports::{RetirementStore, StoreError};
+use crate::replication::retirement::Retirement;
+use crate::types::{OrderId, RegionId};
+
+use super::{MemoryRights, stands};
+
+#[async_trait]
+impl RetirementStore for MemoryRights {
+    async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError> {
+        let tables = self.database.tables();
+        let of_region = tables.retirements.iter().rfind(|((of, ..), _)| *of == region);
+        Ok(of_region.map(|(_, retirement)| retirement.clone()))
+    }
+
+    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
+        let mut tables = self.database.tables();
+        let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
+        let is_done = tables.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
+        if !is_done {
+            tables.retirements.insert(name, retirement.clone());
+        }
+        Ok(())
+    }
+
+    async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {
+        let tables = self.database.tables();
+        let standing = tables.orders.values().filter(|record| stands(record));
+        let paid = standing.flat_map(|record| {
+            let payments = record.order.payments.iter();
+            payments.map(move |payment| (payment.provider_key.clone(), record.order.id))
+        });
+        Ok(paid.filter(|(key, _)| keys.contains(key)).collect())
+    }
+}

@@ -1,0 +1,72 @@
+//! Regions that are gone for good.
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::encode::{from_json, signed, store_error};
+use super::rejoin::LONG_STATEMENTS;
+use super::rights::{PgRights, epoch_column, execute};
+use super::{PgStore, within};
+use crate::ports::{RetirementStore, StoreError};
+use crate::replication::retirement::Retirement;
+use crate::types::{Actor, OrderId, RegionId};
+
+pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, PAID_BY];
+
+const LATEST: &str = "SELECT document FROM retirements WHERE region = $1 ORDER BY ends DESC, asked_at_ms DESC LIMIT 1";
+
+/// What is done stays done, whoever tells an older state late.
+const KEEP: &str = "
+INSERT INTO retirements AS r (region, ends, asked_at_ms, document) VALUES ($1, $2, $3, $4)
+ON CONFLICT (region, ends, asked_at_ms) DO UPDATE SET document = excluded.document
+WHERE r.document::json -> 'outcome' IS NULL";
+
+const PAID_BY: &str = "
+SELECT payment ->> 'provider_key' AS key, o.order_id
+FROM orders o, json_array_elements(o.document::json -> 'payments') AS payment
+WHERE o.stands AND payment ->> 'provider_key' = ANY($1::text[])";
+
+impl PgStore {
+    async fn orders_paid_by(&self, keys: &[String]) -> Result<Vec<PgRow>, sqlx::Error> {
+        let mut lease = self.lease().await?;
+        let rows = within(super::rejoin::BEGIN_DEADLINE, async {
+            execute(&mut lease, "BEGIN READ ONLY").await?;
+            execute(&mut lease, LONG_STATEMENTS).await?;
+            let rows = sqlx::query(PAID_BY).bind(keys).fetch_all(&mut *lease).await?;
+            execute(&mut lease, "COMMIT").await?;
+            Ok(rows)
+        });
+        let rows = rows.await?;
+        lease.keep();
+        Ok(rows)
+    }
+}
+
+#[async_trait]
+impl RetirementStore for PgRights {
+    async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError> {
+        let read = async {
+            let rows = self.store.rows(sqlx::query(LATEST).bind(region.as_str())).await?;
+            rows.first().map(|row| from_json(row.try_get("document")?)).transpose()
+        };
+        read.await.map_err(store_error)
+    }
+
+    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
+        let document = serde_json::to_string(retirement).expect("our own types have a JSON form");
+        let ends = Actor { region: retirement.region, epoch: retirement.ends };
+        let query = sqlx::query(KEEP)
+            .bind(retirement.region.as_str())
+            .bind(epoch_column(ends))
+            .bind(signed(retirement.asked_at_ms))
+            .bind(document);
+        self.store.rows(query).await.map(drop).map_err(store_error)
+    }
+
+    async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {
+        let rows = self.store.orders_paid_by(keys).await.map_err(store_error)?;
+        let pair = |row: &PgRow| Ok((row.try_get("key")?, OrderId(row.try_get("order_id")?)));
+        rows.iter().map(pair).collect::<Result<_, sqlx::Error>>().map_err(store_error)
+    }
+}

@@ -1,0 +1,81 @@
+//! Regions that two people have declared gone for good.
+
+use entrepot::domain::inventory::StockDelta;
+use entrepot::escrow::{KeyedRow, Retired, Row};
+use entrepot::replication::retirement::{Retirement, RetirementOutcome};
+use entrepot::types::{Actor, Epoch, RegionId};
+
+use super::stock::{change, key};
+use super::{Kind, Subject, two};
+use crate::support::writes::{order_id, orders, stamp, unpaid};
+
+fn asked(region: RegionId, ends: u32, at_ms: u64) -> Retirement {
+    Retirement {
+        region,
+        ends: Epoch(ends),
+        executor: Actor { region: "a".parse().unwrap(), epoch: Epoch::FIRST },
+        asked_by: "alice".to_owned(),
+        asked_at_ms: at_ms,
+        confirmed_by: None,
+        confirmed_at_ms: None,
+        withdrawn_by: None,
+        outcome: None,
+    }
+}
+
+pub(super) async fn the_last_attempt_is_told_and_what_is_done_stays(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let (b, c) = ("b".parse().unwrap(), "c".parse().unwrap());
+    let last = async || a.retirements.retirement(b).await.unwrap();
+    assert_eq!(last().await, None);
+    let first = asked(b, 2, 10);
+    let withdrawn = Retirement { withdrawn_by: Some("bob".to_owned()), ..first.clone() };
+    let second = asked(b, 2, 20);
+    let confirmed = Retirement { confirmed_by: Some("bob".to_owned()), ..second.clone() };
+    let outcome = Some(RetirementOutcome { units_freed: 3, ..RetirementOutcome::default() });
+    let done = Retirement { outcome, ..confirmed.clone() };
+    for told in
+        [&first, &asked(c, 9, 99), &withdrawn, &second, &confirmed, &done, &confirmed, &first]
+    {
+        a.retirements.keep_retirement(told).await.unwrap();
+    }
+    assert_eq!(last().await, Some(done));
+    let later = asked(b, 4, 5);
+    a.retirements.keep_retirement(&later).await.unwrap();
+    assert_eq!(last().await, Some(later));
+    assert_eq!(a.retirements.retirement(c).await.unwrap(), Some(asked(c, 9, 99)));
+}
+
+pub(super) async fn orders_are_found_by_what_they_count_on(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let write = unpaid(a.region, order_id(1, 1), 3);
+    let paid = write.record.order.payments[0].provider_key.clone();
+    let id = write.record.order.id;
+    a.store.commit(&orders([write]), stamp(a.region, 3)).await.unwrap();
+    let keys = ["nobodys".to_owned(), paid.clone()];
+    assert_eq!(a.retirements.paid_by(&keys).await.unwrap(), [(paid, id)]);
+    assert_eq!(a.retirements.paid_by(&keys[..1]).await.unwrap(), []);
+}
+
+/// What is left below the ceiling of an owner that is gone for good flows to the one who put its last row together.
+pub(super) async fn the_last_row_of_an_owner_gives_what_it_had_left(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let (owner, heir) = ("b.1".parse::<Actor>().unwrap(), "a.1".parse().unwrap());
+    let x = key("x", "n");
+    change(&b, &x, StockDelta { received: 9, ..StockDelta::default() }).await.unwrap();
+    b.open(&x).await;
+    change(&b, &x, StockDelta { spent: 2, ..StockDelta::default() }).await.unwrap();
+    let rows = b.rights.rows(&[x.clone()].into()).await.unwrap();
+    let theirs = rows.into_iter().find(|row| row.owner == owner).unwrap();
+    a.rights.merge(std::slice::from_ref(&theirs), &[]).await.unwrap();
+    let Retired { row, freed, .. } = Row::retired(owner, [theirs.row], 2, heir);
+    assert_eq!(freed, 7);
+    let last = [KeyedRow { key: x.clone(), owner, row: row.clone() }];
+    let report = a.rights.merge(&last, &[]).await.unwrap();
+    assert_eq!((report.credited.get(&x), report.refused), (Some(&7), Vec::new()));
+    let again = a.rights.merge(&last, &[]).await.unwrap();
+    assert_eq!(again.credited, [].into(), "once");
+    a.open(&x).await;
+    change(&a, &x, StockDelta { spent: 7, ..StockDelta::default() }).await.unwrap();
+    assert!(change(&a, &x, StockDelta { spent: 1, ..StockDelta::default() }).await.is_err());
+}
