@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::StoreError;
+use super::{MergeReport, StoreError};
+use crate::escrow::KeyedRow;
 use crate::replication::retirement::Retirement;
-use crate::types::{OrderId, RegionId};
+use crate::types::{Epoch, OrderId, RegionId};
 
 /// What this region's database keeps of it.
 #[async_trait]
@@ -14,6 +15,15 @@ pub trait RetirementStore: Send + Sync {
 
     /// Keeps one, in place of what was kept of the same attempt.
     async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError>;
+
+    /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does. `None`: nothing was stored, because
+    /// another incarnation than `ends` is noted as the latest; whoever notes a later one waits for this.
+    async fn bury(
+        &self,
+        region: RegionId,
+        ends: Epoch,
+        rows: &[KeyedRow],
+    ) -> Result<Option<MergeReport>, StoreError>;
 
     /// Standing orders that count on these provider keys. Reads all orders.
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError>;

@@ -26,7 +26,10 @@ pub struct Retirement {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_at_ms: Option<u64>,
-    /// Who took it back before it was confirmed.
+    /// The executor has noted that the incarnations before are over: the number is its own.
+    #[serde(default)]
+    pub noted: bool,
+    /// Who took it back before it was confirmed; or the region itself, when it turned out to be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn_by: Option<String>,
     /// What came of it, once it is done.

@@ -723,6 +723,23 @@ impl RetirementStore for Database {
         self.answers(breaks).await
     }
 
+    async fn bury(
+        &self,
+        region: RegionId,
+        ends: Epoch,
+        rows: &[KeyedRow],
+    ) -> Result<Option<MergeReport>, StoreError> {
+        let breaks = self.writes().await?;
+        let buried = self.rights.bury(region, ends, rows).await?;
+        let units: u64 = buried.iter().flat_map(|report| report.credited.values()).sum();
+        self.note(format_args!("buries {} rows of {region}: {units} units are free", rows.len()));
+        if let Some(report) = &buried {
+            self.shared.checks.learned(&self.memory, report);
+        }
+        self.answers(breaks).await?;
+        Ok(buried)
+    }
+
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {
         self.reads().await?;
         self.rights.paid_by(keys).await

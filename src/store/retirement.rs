@@ -8,11 +8,12 @@ use super::encode::{from_json, signed, store_error};
 use super::rejoin::LONG_STATEMENTS;
 use super::rights::{PgRights, epoch_column, execute};
 use super::{PgStore, within};
-use crate::ports::{RetirementStore, StoreError};
+use crate::escrow::KeyedRow;
+use crate::ports::{MergeReport, RetirementStore, StoreError};
 use crate::replication::retirement::Retirement;
-use crate::types::{Actor, OrderId, RegionId};
+use crate::types::{Actor, Epoch, OrderId, RegionId};
 
-pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, PAID_BY];
+pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, NOTED, PAID_BY];
 
 const LATEST: &str = "SELECT document FROM retirements WHERE region = $1 ORDER BY ends DESC, asked_at_ms DESC LIMIT 1";
 
@@ -21,6 +22,9 @@ const KEEP: &str = "
 INSERT INTO retirements AS r (region, ends, asked_at_ms, document) VALUES ($1, $2, $3, $4)
 ON CONFLICT (region, ends, asked_at_ms) DO UPDATE SET document = excluded.document
 WHERE r.document::json -> 'outcome' IS NULL";
+
+/// Whoever notes another one waits for the end of this transaction.
+const NOTED: &str = "SELECT epoch FROM incarnations WHERE region = $1 FOR SHARE";
 
 const PAID_BY: &str = "
 SELECT payment ->> 'provider_key' AS key, o.order_id
@@ -62,6 +66,36 @@ impl RetirementStore for PgRights {
             .bind(signed(retirement.asked_at_ms))
             .bind(document);
         self.store.rows(query).await.map(drop).map_err(store_error)
+    }
+
+    async fn bury(
+        &self,
+        region: RegionId,
+        ends: Epoch,
+        rows: &[KeyedRow],
+    ) -> Result<Option<MergeReport>, StoreError> {
+        let ends = Actor { region, epoch: ends };
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let buried = within(self.store.deadline, async {
+                execute(&mut lease, "BEGIN").await?;
+                let noted: Option<i32> = sqlx::query_scalar(NOTED)
+                    .bind(region.as_str())
+                    .fetch_optional(&mut *lease)
+                    .await?;
+                if noted != Some(epoch_column(ends)) {
+                    execute(&mut lease, "ROLLBACK").await?;
+                    return Ok(None);
+                }
+                let report = self.merge_in(&mut lease, rows).await?;
+                execute(&mut lease, "COMMIT").await?;
+                Ok(Some(report))
+            });
+            let buried = buried.await?;
+            lease.keep();
+            Ok(buried)
+        };
+        call.await.map_err(store_error)
     }
 
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {

@@ -73,12 +73,20 @@ impl RejoinHandler {
             }
             Ask::Retire(retirement) => {
                 let (region, ends) = (retirement.region, retirement.ends);
+                let known = self.retirements.retirement(region).await?;
+                let is_known = known.is_some_and(|known| {
+                    (known.ends, known.asked_at_ms) == (ends, retirement.asked_at_ms)
+                });
                 let before = store.note_incarnation(region, ends).await?;
                 self.rights.note_incarnation(region, ends.max(before)).await;
-                self.retirements.keep_retirement(&retirement).await?;
+                // The number may be that of an incarnation which begins: then it is not gone.
+                let now = before < ends || is_known && before == ends;
+                if now {
+                    self.retirements.keep_retirement(&retirement).await?;
+                }
                 let (asked_by, confirmed_by) = (&retirement.asked_by, &retirement.confirmed_by);
                 tracing::warn!(%region, %ends, asked_by, ?confirmed_by, "{from} retires {region}: it is gone for good");
-                Answer::Noted { latest: ends.max(before), now: before < ends }
+                Answer::Noted { latest: ends.max(before), now }
             }
             Ask::Orders(of, after) => Answer::Orders(match self.region.numbers.get(&of) {
                 Some(number) => store.marks(of, *number, after, MARKS_MAX).await?,

@@ -207,6 +207,7 @@ impl Retire {
                     asked_at_ms: now_ms,
                     confirmed_by: None,
                     confirmed_at_ms: None,
+                    noted: false,
                     withdrawn_by: None,
                     outcome: None,
                 };
@@ -214,7 +215,18 @@ impl Retire {
                 return Ok(asked);
             }
         };
-        retirement.outcome = Some(self.carry_out(&retirement).await?);
+        match self.carry_out(&mut retirement).await {
+            Ok(outcome) => retirement.outcome = Some(outcome),
+            Err(error @ RetireError::BegunAnew(latest)) => {
+                // What two people said is not so, or not any more.
+                self.known.note_incarnation(region, latest).await?;
+                self.rights.note_incarnation(region, latest).await;
+                retirement.withdrawn_by = Some(region.to_string());
+                self.records.keep_retirement(&retirement).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
         self.records.keep_retirement(&retirement).await?;
         for peer in self.others(region).await? {
             // Who does not hear of the end has heard of the rest.
@@ -235,7 +247,10 @@ impl Retire {
         Ok(others)
     }
 
-    async fn carry_out(&self, retirement: &Retirement) -> Result<RetirementOutcome, RetireError> {
+    async fn carry_out(
+        &self,
+        retirement: &mut Retirement,
+    ) -> Result<RetirementOutcome, RetireError> {
         let (region, ends) = (retirement.region, retirement.ends);
         let others = self.others(region).await?;
         let reachable = self.rights.reachability.reachable();
@@ -248,17 +263,29 @@ impl Retire {
         self.adoption.fence(region, true).await?;
         let proposer = self.adoption.complete(region, &others).await?;
         self.become_executor(&proposer, ends).await?;
+        self.note(retirement).await?;
         for peer in &others {
             self.tell(*peer, retirement).await?;
         }
-        self.known.note_incarnation(region, ends).await?;
-        self.rights.note_incarnation(region, ends).await;
         let mut outcome = self.free(region, ends, &others).await?;
         outcome.lost = self.lost_orders(region).await?;
         outcome.done_at_ms = self.region.clock.wall_ms();
         let (freed, lost) = (outcome.units_freed, outcome.lost.count);
         tracing::warn!(%region, %ends, freed, lost, "{region} is retired: {freed} units are free, {lost} payments are for orders that nobody knows");
         Ok(outcome)
+    }
+
+    /// Takes the number of the incarnation that ends those before. One that begins at this moment takes one, too, and of the
+    /// two who is second gives way.
+    async fn note(&self, retirement: &mut Retirement) -> Result<(), RetireError> {
+        let (region, ends) = (retirement.region, retirement.ends);
+        let before = self.known.note_incarnation(region, ends).await?;
+        self.rights.note_incarnation(region, ends.max(before)).await;
+        if before > ends || before == ends && !retirement.noted {
+            return Err(RetireError::BegunAnew(before));
+        }
+        retirement.noted = true;
+        Ok(self.records.keep_retirement(retirement).await?)
     }
 
     async fn become_executor(&self, proposer: &Proposer, ends: Epoch) -> Result<(), RetireError> {
@@ -277,17 +304,11 @@ impl Retire {
 
     async fn tell(&self, peer: RegionId, retirement: &Retirement) -> Result<(), RetireError> {
         let ask = Ask::Retire(Box::new(retirement.clone()));
-        let Answer::Noted { latest, .. } = joining::ask(self.bus.as_ref(), peer, &ask).await?
+        let Answer::Noted { latest, now } = joining::ask(self.bus.as_ref(), peer, &ask).await?
         else {
             return Err(JoinError::Unreachable(peer).into());
         };
-        if latest <= retirement.ends {
-            return Ok(());
-        }
-        // So that whoever asks again asks about that one.
-        self.known.note_incarnation(retirement.region, latest).await?;
-        self.rights.note_incarnation(retirement.region, latest).await;
-        Err(RetireError::BegunAnew(latest))
+        if now && latest == retirement.ends { Ok(()) } else { Err(RetireError::BegunAnew(latest)) }
     }
 
     /// Puts the last rows of the region together, and takes what is left in them.
@@ -329,14 +350,20 @@ impl Retire {
             // What was put together before stands.
             let is_done = known.is_some_and(Row::is_buried) && retired.freed == 0;
             if !is_done {
-                outcome.units_freed += retired.freed;
-                outcome.keys_freed += u64::from(retired.freed > 0);
                 rows.push(KeyedRow { key, owner, row: retired.row });
             }
         }
         outcome.units_uncovered += held.into_values().sum::<u64>();
         for page in rows.chunks(ROWS_PER_MESSAGE_MAX) {
-            self.rights.learn_and_tell(page.to_vec()).await?;
+            // Whoever begins anew asks for these rows once it has taken a later number: from then on none is written.
+            let Some(report) = self.records.bury(region, ends, page).await? else {
+                let latest = self.latest(region).await?;
+                return Err(RetireError::BegunAnew(latest.max(Epoch(ends.0 + 1))));
+            };
+            outcome.units_freed += report.credited.values().sum::<u64>();
+            outcome.keys_freed += report.credited.len() as u64;
+            self.rights.take_note(&report);
+            self.rights.tell_rows(page.to_vec()).await?;
         }
         Ok(outcome)
     }

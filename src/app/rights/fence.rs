@@ -218,15 +218,6 @@ impl Rights {
         Ok(stranded)
     }
 
-    /// Stores the last rows of an owner that is gone for good, and tells them.
-    pub(in crate::app) async fn learn_and_tell(
-        &self,
-        rows: Vec<KeyedRow>,
-    ) -> Result<(), FenceError> {
-        self.learn(&rows, &[]).await.map_err(ProposeError::from)?;
-        self.tell_rows(rows).await
-    }
-
     /// What was chosen of another owner's register is news for everybody.
     async fn tell_taken(&self, owner: Actor, keys: BTreeSet<StockKey>) -> Result<(), FenceError> {
         self.raises.want(keys.iter().map(|key| (key.clone(), 0)));
@@ -235,7 +226,8 @@ impl Rights {
         self.tell_rows(rows).await
     }
 
-    async fn tell_rows(&self, rows: Vec<KeyedRow>) -> Result<(), FenceError> {
+    /// Rows that are news for everybody.
+    pub(in crate::app) async fn tell_rows(&self, rows: Vec<KeyedRow>) -> Result<(), FenceError> {
         let rows = Rows { rows, more: false };
         let message = serde_json::to_vec(&rows).expect("rows have a JSON form");
         self.bus.publish_rows(message.into()).await?;

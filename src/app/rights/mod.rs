@@ -236,7 +236,7 @@ impl Rights {
     }
 
     /// Draws the conclusions from a merge.
-    fn take_note(&self, report: &MergeReport) {
+    pub(super) fn take_note(&self, report: &MergeReport) {
         let now_ms = self.clock.monotonic_ms();
         for row in &report.changed {
             self.board.saw(row, now_ms);

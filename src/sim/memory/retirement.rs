@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 
-use crate::ports::{RetirementStore, StoreError};
+use crate::escrow::KeyedRow;
+use crate::ports::{MergeReport, RetirementStore, RightsStore as _, StoreError};
 use crate::replication::retirement::Retirement;
-use crate::types::{OrderId, RegionId};
+use crate::types::{Epoch, OrderId, RegionId};
 
 use super::{MemoryRights, stands};
 
@@ -24,6 +25,18 @@ impl RetirementStore for MemoryRights {
             tables.retirements.insert(name, retirement.clone());
         }
         Ok(())
+    }
+
+    async fn bury(
+        &self,
+        region: RegionId,
+        ends: Epoch,
+        rows: &[KeyedRow],
+    ) -> Result<Option<MergeReport>, StoreError> {
+        if self.database.tables().incarnations.get(&region) != Some(&ends) {
+            return Ok(None);
+        }
+        self.merge(rows, &[]).await.map(Some)
     }
 
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {

@@ -128,12 +128,7 @@ impl PgRights {
         let mut lease = self.store.lease().await?;
         let report = within(self.store.deadline, async {
             execute(&mut lease, "BEGIN").await?;
-            let keys: BTreeSet<&StockKey> = rows.iter().map(|row| &row.key).collect();
-            let mut ledgers = self.lock(&mut lease, &keys).await?;
-            let report = merge(&mut ledgers, &rows);
-            let changed: Vec<&KeyedRow> = report.changed.iter().collect();
-            upsert_copies(&mut lease, self.own, &changed).await?;
-            choose_own(&mut lease, self.own, &ledgers).await?;
+            let report = self.merge_in(&mut lease, &rows).await?;
             let movements: Vec<Movement<'_>> = credits
                 .iter()
                 .map(|credit| Movement {
@@ -150,6 +145,21 @@ impl PgRights {
         })
         .await?;
         lease.keep();
+        Ok(report)
+    }
+
+    /// Inside the caller's transaction, under the lock of the own rows.
+    pub(in crate::store) async fn merge_in(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[KeyedRow],
+    ) -> Result<MergeReport, sqlx::Error> {
+        let keys: BTreeSet<&StockKey> = rows.iter().map(|row| &row.key).collect();
+        let mut ledgers = self.lock(connection, &keys).await?;
+        let report = merge(&mut ledgers, rows);
+        let changed: Vec<&KeyedRow> = report.changed.iter().collect();
+        upsert_copies(connection, self.own, &changed).await?;
+        choose_own(connection, self.own, &ledgers).await?;
         Ok(report)
     }
 

@@ -18,6 +18,7 @@ fn asked(region: RegionId, ends: u32, at_ms: u64) -> Retirement {
         asked_at_ms: at_ms,
         confirmed_by: None,
         confirmed_at_ms: None,
+        noted: false,
         withdrawn_by: None,
         outcome: None,
     }
@@ -71,10 +72,14 @@ pub(super) async fn the_last_row_of_an_owner_gives_what_it_had_left(kind: Kind) 
     let Retired { row, freed, .. } = Row::retired(owner, [theirs.row], 2, heir);
     assert_eq!(freed, 7);
     let last = [KeyedRow { key: x.clone(), owner, row: row.clone() }];
-    let report = a.rights.merge(&last, &[]).await.unwrap();
+    let bury = async || a.retirements.bury(b.region, Epoch(2), &last).await.unwrap();
+    assert_eq!(bury().await, None, "nobody has noted that it is over");
+    a.rejoin.note_incarnation(b.region, Epoch(2)).await.unwrap();
+    let report = bury().await.unwrap();
     assert_eq!((report.credited.get(&x), report.refused), (Some(&7), Vec::new()));
-    let again = a.rights.merge(&last, &[]).await.unwrap();
-    assert_eq!(again.credited, [].into(), "once");
+    assert_eq!(bury().await.unwrap().credited, [].into(), "once");
+    a.rejoin.note_incarnation(b.region, Epoch(3)).await.unwrap();
+    assert_eq!(bury().await, None, "another incarnation has begun");
     a.open(&x).await;
     change(&a, &x, StockDelta { spent: 7, ..StockDelta::default() }).await.unwrap();
     assert!(change(&a, &x, StockDelta { spent: 1, ..StockDelta::default() }).await.is_err());
