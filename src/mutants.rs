@@ -104,6 +104,9 @@ faults! {
     LeaseNotWaitedOut = "lease-not-waited-out"
         "The orders of a lost region are taken over while its lease may last."
         ["I-13"] Simulator;
+    PinsIgnored = "pins-ignored"
+        "A region gives away what an operator keeps there."
+        [] Unit("escrow::grant::tests::a_grant_is_covered_serves_the_need_and_spares_the_giver"), Servers("store_contract::in_postgres::what_is_pinned_is_not_given");
     HeldUnitsRetired = "held-units-retired"
         "What orders hold of a region that is gone for good is given to others, where its sale is in no copy of the row."
         ["I-01"] Unit("escrow::retire::tests::what_is_granted_is_what_lies_below_the_ceiling_and_is_not_known_to_be_sold");

@@ -9,10 +9,13 @@
 //! key. Without that rule two regions that race for the last unit take it from each other for ever.
 //! With it alone they could both sit on too little and wait for each other; so a giver whose own
 //! orders can't be served by what it holds gives way to every region whose name sorts before its own.
+//!
+//! What an operator has pinned stays, also when an order elsewhere is refused for it: that is what a pin is for.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crate::mutants::{Mutant, is_on};
 use crate::types::RegionId;
 
 /// The giver's own demand.
@@ -22,6 +25,8 @@ pub struct GiverDemand {
     pub waiting: u64,
     /// Units it expects to sell within one round of rebalancing.
     pub expected: u64,
+    /// Units that an operator keeps there, whoever needs them.
+    pub pinned: u64,
 }
 
 /// What a giver decides.
@@ -46,13 +51,14 @@ pub fn decide_grant(
 ) -> Grant {
     let serves_itself = spendable >= demand.waiting;
     let gives_way = !serves_itself && asker < own;
-    let kept = if gives_way { 0 } else { demand.waiting.min(spendable) };
-    let free = spendable - kept;
+    let waited_for = if gives_way { 0 } else { demand.waiting.min(spendable) };
+    let pinned = if is_on(Mutant::PinsIgnored) { 0 } else { demand.pinned.min(spendable) };
+    let free = spendable - waited_for.max(pinned);
     let needed = need.min(free);
-    let own_demand = demand.waiting.saturating_add(demand.expected);
+    let own_demand = demand.waiting.saturating_add(demand.expected).max(pinned);
     let surplus = (spendable - needed).saturating_sub(own_demand);
     let extra = want.saturating_sub(needed).min(surplus / 2);
-    Grant { units: needed + extra, busy: kept > 0 && needed < need }
+    Grant { units: needed + extra, busy: waited_for > pinned && needed < need }
 }
 
 /// Spreads a grant over the keys (the nodes of a SKU) that hold the units: the fullest first, so that
@@ -107,7 +113,7 @@ mod tests {
             ("a", 10, 12, 0, 8, 8, 8, false), // and gives way to the earlier one
         ];
         for (asker, held, waiting, expected, need, want, units, busy) in cases {
-            let demand = GiverDemand { waiting, expected };
+            let demand = GiverDemand { waiting, expected, pinned: 0 };
             let grant = decide(held, asker, need, want, demand);
             assert_eq!(grant, Grant { units, busy }, "{asker} {held} {demand:?} {need} {want}");
         }
@@ -117,16 +123,19 @@ mod tests {
         #[test]
         fn a_grant_is_covered_serves_the_need_and_spares_the_giver(
             held in 0u64..50, waiting in 0u64..60, expected in 0u64..60, need in 0u64..60, more in 0u64..60,
+            pinned in prop_oneof![Just(0_u64), 0_u64..60],
         ) {
-            let demand = GiverDemand { waiting, expected };
+            let demand = GiverDemand { waiting, expected, pinned };
             for asker in ["a", "z"] {
                 let grant = decide(held, asker, need, need + more, demand);
                 prop_assert!(grant.units <= held.min(need + more));
-                prop_assert!(grant.units >= need.min(held.saturating_sub(waiting)));
+                prop_assert!(held - grant.units >= pinned.min(held), "what is pinned stays");
+                prop_assert!(grant.units >= need.min(held.saturating_sub(waiting.max(pinned))));
                 if grant.units > need {
                     prop_assert!(held - grant.units >= waiting + expected, "extra is surplus only");
                 }
-                prop_assert!(grant.units >= need || grant.busy || grant.units == held, "a unit kept back is told");
+                let is_pinned = pinned > 0 && held - grant.units <= pinned;
+                prop_assert!(grant.units >= need || grant.busy || grant.units == held || is_pinned, "a unit kept back is told");
             }
         }
     }

@@ -86,7 +86,7 @@ impl Race {
                 let to = NAMES.iter().position(|&name| name == request.to.as_str()).unwrap();
                 let giver = &mut self.regions[to];
                 learn(&mut giver.ledger, &request.rows[&node()]);
-                let demand = GiverDemand { waiting: giver.orders, expected: 0 };
+                let demand = GiverDemand { waiting: giver.orders, ..GiverDemand::default() };
                 let (held, asker) = (giver.ledger.spendable(), region(from));
                 let (need, want) = (request.need, request.want);
                 let grant = decide_grant(region(to), held, asker, need, want, demand);

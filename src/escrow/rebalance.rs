@@ -179,7 +179,7 @@ mod tests {
             };
             if let Some(wish) = plan(a, &beliefs(asker_thinks, held)) {
                 let expected = own_share(b, &beliefs(giver_thinks, held));
-                let demand = GiverDemand { waiting: 0, expected };
+                let demand = GiverDemand { expected, ..GiverDemand::default() };
                 let given = decide_grant(b, held.1, a, 0, wish.units, demand).units;
                 let after = (held.0 + given, held.1 - given);
                 let back = plan(b, &beliefs(giver_thinks, after));

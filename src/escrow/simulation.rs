@@ -163,7 +163,7 @@ impl World {
                 let ledger = &mut self.regions[giver];
                 self.given.entry((giver, id)).or_insert_with(|| {
                     let to = actor(asker);
-                    let demand = GiverDemand { waiting: units % 2, expected: 0 };
+                    let demand = GiverDemand { waiting: units % 2, ..GiverDemand::default() };
                     let (own, held) = (ledger.own(), ledger.spendable());
                     let grant = decide_grant(own.region, held, to.region, units, units + 1, demand);
                     let granted = ledger.grant(to, grant.units).unwrap();

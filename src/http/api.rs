@@ -27,6 +27,7 @@ fn table(context: Context) -> Routes {
         .add(INSIDERS, routes!(inventory::adjust))
         .add(INSIDERS, routes!(inventory::stocktake))
         .add(OPERATORS, routes!(transfers::transfer_rights))
+        .add(OPERATORS, routes!(transfers::pin_rights))
         .add(ANYBODY, routes!(products::list_products))
         .add(ANYBODY, routes!(products::get_product))
         .add(INSIDERS, routes!(products::create_product))

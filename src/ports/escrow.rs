@@ -88,6 +88,13 @@ pub trait RightsStore: Send + Sync {
         demand: GiverDemand,
     ) -> Result<Given, StoreError>;
 
+    /// Keeps so many units of a SKU in this region, whoever asks for them; none ends that. What an operator moves is moved all
+    /// the same.
+    async fn pin(&self, sku: &Sku, units: u64) -> Result<(), StoreError>;
+
+    /// How many units of a SKU are kept here.
+    async fn pinned(&self, sku: &Sku) -> Result<u64, StoreError>;
+
     /// Gives exactly `units` of a key to a region, once per id, or nothing.
     async fn transfer(
         &self,

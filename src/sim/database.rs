@@ -467,6 +467,16 @@ impl RightsStore for Database {
         Ok(given)
     }
 
+    async fn pin(&self, sku: &Sku, units: u64) -> Result<(), StoreError> {
+        self.reads().await?;
+        self.rights.pin(sku, units).await
+    }
+
+    async fn pinned(&self, sku: &Sku) -> Result<u64, StoreError> {
+        self.reads().await?;
+        self.rights.pinned(sku).await
+    }
+
     async fn transfer(
         &self,
         id: TransferId,

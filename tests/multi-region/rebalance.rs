@@ -37,3 +37,30 @@ async fn rights_that_an_operator_moved_are_sold_where_they_went() {
     world.audit().await;
     assert_eq!(world.inventory("us-east", &sku).await["reserved"], open);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_an_operator_pinned_stay_where_they_are() {
+    let world = World::enter().await;
+    let sku = world.goods("pin", [20, 0, 0]).await;
+    let pin = async |quantity: u64| {
+        // Asked of any region, it is done by the one that is named.
+        let url = format!("{}/api/v1/inventory/{sku}/rights-pins", world.at("ap-south"));
+        let call = Call::put(url, &json!({"region": "us-east", "quantity": quantity}));
+        let answer = world.http.send(call.token(&world.admin())).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(world.inventory("us-east", &sku).await["pinned_here"], quantity);
+    };
+    let order = async |region: &str, units: u32| {
+        let cart = cart_of(&sku, units, &card("tok_ok"));
+        world.order_until_told(&world.at(region), &world.fresh("pin"), &cart).await.outcome()
+    };
+    pin(15).await;
+    let refused = (409, "insufficient_stock".to_owned());
+    assert_eq!(order("eu-west", 6).await, refused);
+    assert_eq!(order("eu-west", 5).await.0, 201);
+    assert_eq!(order("eu-west", 1).await, refused);
+    assert_eq!(order("us-east", 5).await.0, 201);
+    pin(0).await;
+    assert_eq!(order("eu-west", 10).await.0, 201);
+    world.audit().await;
+}

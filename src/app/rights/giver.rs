@@ -52,6 +52,8 @@ impl Giver {
         let demand = GiverDemand {
             waiting: rights.waiting.units(sku, rights.clock.monotonic_ms()),
             expected: expected.max(share),
+            // Known to the database, which decides.
+            pinned: 0,
         };
         let mut given = self.decide(request, demand).await?;
         // The last open units may have been sold since they were looked at, with others above the ceiling.

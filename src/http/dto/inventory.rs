@@ -84,6 +84,41 @@ pub(in crate::http) struct TransferBody {
     node: String,
 }
 
+/// An operator keeps budget in a region.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct PinBody {
+    /// Which region.
+    #[schema(value_type = String)]
+    pub(in crate::http) region: RegionId,
+    /// How many units are never given to another region; 0 ends it.
+    #[schema(example = 50)]
+    quantity: i64,
+}
+
+/// Budget that stays in a region.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = RightsPin)]
+pub(in crate::http) struct PinOut {
+    /// What.
+    #[schema(value_type = String)]
+    pub(in crate::http) sku: Sku,
+    /// Which region.
+    #[schema(value_type = String)]
+    pub(in crate::http) region: RegionId,
+    /// How many units are never given to another region.
+    pub(in crate::http) quantity: u64,
+}
+
+impl PinBody {
+    /// How many.
+    pub(in crate::http) fn check(&self) -> Result<u64, Problem> {
+        let mut faults = Faults::default();
+        let quantity = faults.within::<u64>("quantity", self.quantity, 0..=UNITS_MAX);
+        faults.finish(quantity)
+    }
+}
+
 impl AdjustmentBody {
     /// Where, and by how much.
     pub(in crate::http) fn check(&self, sku: Sku) -> Result<(StockKey, i64), Problem> {
@@ -199,6 +234,8 @@ pub(in crate::http) struct InventoryOut<'a> {
     regions: Vec<RegionStockOut>,
     /// What this region may sell without asking anybody.
     available_here: u64,
+    /// What an operator keeps in this region: it is never given to another one.
+    pinned_here: u64,
     /// Up to which stamp of each region this is known.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     as_of: BTreeMap<RegionId, HlcTimestamp>,
@@ -243,6 +280,7 @@ impl<'a> InventoryOut<'a> {
         view: &'a InventoryView,
         status: impl Fn(RegionId) -> String,
         as_of: BTreeMap<RegionId, HlcTimestamp>,
+        pinned_here: u64,
     ) -> Self {
         let sum = |part: fn(&crate::app::NodeView) -> u64| view.nodes.values().map(part).sum();
         Self {
@@ -272,6 +310,7 @@ impl<'a> InventoryOut<'a> {
                 })
                 .collect(),
             available_here: view.available_here,
+            pinned_here,
             as_of,
         }
     }

@@ -43,7 +43,11 @@ pub(in crate::http) async fn get_inventory(
             as_of.insert(*region, fresh);
         }
     }
-    Ok(json(&InventoryOut::of(&sku, &view, status, as_of)))
+    let pinned = match &context.rights {
+        Some(rights) => rights.store.pinned(&sku).await?,
+        None => 0,
+    };
+    Ok(json(&InventoryOut::of(&sku, &view, status, as_of, pinned)))
 }
 
 /// More units, or fewer, at a node. Units that are promised can't be taken away.

@@ -13,7 +13,7 @@ use crate::types::{Sku, TransferId};
 
 use super::super::auth::Caller;
 use super::super::context::Context;
-use super::super::dto::inventory::{TransferBody, TransferOut};
+use super::super::dto::inventory::{PinBody, PinOut, TransferBody, TransferOut};
 use super::super::forward::Origin;
 use super::super::headers::IdempotencyKey;
 use super::super::json::StrictJson;
@@ -94,6 +94,39 @@ pub(in crate::http) async fn transfer_rights(
         }
         Err(TransferError::Store(error)) => Err(error.into()),
     }
+}
+
+/// Keeps budget in a region: of a SKU so many units, or as many as it has, are never given to another region, also when an order there
+/// is refused for it. What an operator moves is moved all the same, and what a lost region had is taken over.
+#[utoipa::path(
+    put, path = "/api/v1/inventory/{sku}/rights-pins", tag = "inventory",
+    params(("sku" = String, Path)), request_body = PinBody,
+    responses((status = 200, description = "Kept from now on", body = PinOut), (status = 404, description = "`not_found`"),
+              (status = 422, description = "`validation_failed`"), (status = 503, description = "`home_region_unavailable`")),
+)]
+pub(in crate::http) async fn pin_rights(
+    State(context): State<Context>,
+    caller: Caller,
+    PathId(sku): PathId<Sku>,
+    origin: Origin,
+    body: StrictJson<PinBody>,
+) -> Result<Response, Problem> {
+    let (region, units) = (body.value.region, body.value.check()?);
+    let rights = context.rights.clone();
+    let known = context.app.region.numbers.contains_key(&region);
+    let Some(rights) = rights.filter(|_| known) else {
+        return Err(Problem::invalid("region", "must be a region of a deployment with several"));
+    };
+    if region != context.region {
+        return context.ask(region, &origin, body.raw, Duration::ZERO).await;
+    }
+    if context.app.reader.product(&sku).await?.is_none() {
+        return Err(Problem::not_found("SKU"));
+    }
+    let (subject, role, trace_id) = (&caller.subject, caller.role, origin.trace());
+    tracing::info!(%sku, units, actor = %subject, %role, %trace_id, "{role} {subject} keeps {units} units of {sku} in {region}");
+    rights.store.pin(&sku, units).await?;
+    Ok(json(&PinOut { sku, region, quantity: units }))
 }
 
 /// The same intent is the same transfer.

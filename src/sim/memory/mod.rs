@@ -54,6 +54,8 @@ pub struct Tables {
     pub registers: RegisterTables,
     /// The catalogue.
     pub products: BTreeMap<Sku, Product>,
+    /// Units that an operator keeps here, by SKU.
+    pub pins: BTreeMap<Sku, u64>,
     /// Places that hold stock.
     pub nodes: BTreeMap<NodeId, Node>,
     /// What was decided here.
@@ -97,6 +99,7 @@ impl Tables {
             rights: RightsTables::default(),
             registers: RegisterTables::default(),
             products: BTreeMap::new(),
+            pins: BTreeMap::new(),
             nodes: BTreeMap::new(),
             outbox: BTreeMap::new(),
             head: Position::START,

@@ -314,12 +314,25 @@ impl RightsStore for MemoryRights {
         let spendable = held.values().sum();
         let asker = request.asker;
         let (need, want) = (request.need, request.want);
+        let pinned = tables.pins.get(&request.sku).copied().unwrap_or(0);
+        let demand = GiverDemand { pinned, ..demand };
         let grant = decide_grant(self.own.region, spendable, asker.region, need, want, demand);
         let shares = spread(grant.units, &held);
         let name = (request.request, &request.sku);
         let grants = self.grant(&mut tables, asker, name, &shares);
         let rows = rows_of(&tables.rights, &request.sku);
         Ok(Given { grants, busy: grant.busy, rows, learned })
+    }
+
+    async fn pin(&self, sku: &Sku, units: u64) -> Result<(), StoreError> {
+        let pins = &mut self.database.tables().pins;
+        pins.insert(sku.clone(), units);
+        pins.retain(|_, units| *units > 0);
+        Ok(())
+    }
+
+    async fn pinned(&self, sku: &Sku) -> Result<u64, StoreError> {
+        Ok(self.database.tables().pins.get(sku).copied().unwrap_or(0))
     }
 
     async fn transfer(

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, Row as _};
 
 use super::merge::{Movement, choose_own, merge, record, upsert_copies};
+use super::pins::pinned;
 use super::{
     Ledgers, PgRights, StoredRow, epoch_column, execute, nodes, parsed, read, signed, skus,
     stored_row, units_json, unsigned,
@@ -105,6 +106,7 @@ impl PgRights {
         let held = Self::grantable(&ledgers, &rows, request.node.as_ref());
         let spendable = held.values().copied().fold(0, u64::saturating_add);
         let (asker, need, want) = (request.asker, request.need, request.want);
+        let demand = GiverDemand { pinned: pinned(connection, sku).await?, ..demand };
         let grant = decide_grant(self.own.region, spendable, asker.region, need, want, demand);
         let shares = spread(grant.units, &held);
         let grants = Self::grant(&mut ledgers, asker, request.request, &shares)?;

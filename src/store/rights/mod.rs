@@ -7,6 +7,7 @@
 
 mod give;
 pub(super) mod merge;
+mod pins;
 mod read;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,9 @@ pub(super) const STATEMENTS: &[&str] = &[
     give::WRITE_GRANTS,
     give::FIND_TRANSFERS,
     give::SAME_TRANSFER,
+    pins::PINNED,
+    pins::PIN,
+    pins::UNPIN,
 ];
 
 /// The rights rows of one region's database.
@@ -117,6 +121,14 @@ impl RightsStore for PgRights {
         demand: GiverDemand,
     ) -> Result<Given, StoreError> {
         self.give_rights(request, demand).await.map_err(store_error)
+    }
+
+    async fn pin(&self, sku: &Sku, units: u64) -> Result<(), StoreError> {
+        self.pin_units(sku, units).await.map_err(store_error)
+    }
+
+    async fn pinned(&self, sku: &Sku) -> Result<u64, StoreError> {
+        self.read_pinned(sku).await.map_err(store_error)
     }
 
     async fn transfer(

@@ -169,5 +169,6 @@ contract! {
         a_newer_copy_wins_and_brings_its_rights_once,
         a_request_is_granted_once,
         a_transfers_name_stands_for_one_transfer,
+        what_is_pinned_is_not_given,
         equal_rows_have_equal_sums_and_are_paged_by_bucket;
 }

@@ -114,6 +114,37 @@ pub(super) async fn a_request_is_granted_once(kind: Kind) {
     assert_eq!(told, 8);
 }
 
+pub(super) async fn what_is_pinned_is_not_given(kind: Kind) {
+    let (a, b) = two(kind).await;
+    put_node(&a, "n", "a", true, 1).await;
+    let x = key("x", "n");
+    change(&a, &x, received(9)).await.unwrap();
+    a.open(&x).await;
+    let ask = async |id| {
+        let request = TransferRequest {
+            request: name(id),
+            asker: actor(&b),
+            sku: x.sku.clone(),
+            node: None,
+            need: 9,
+            want: 9,
+            rows: SkuRows::new(),
+        };
+        let given = a.rights.give(&request, GiverDemand::default()).await.unwrap();
+        given.grants.values().map(|grant| grant.units).sum::<u64>()
+    };
+    for units in [7, 4] {
+        a.rights.pin(&x.sku, units).await.unwrap();
+        assert_eq!(a.rights.pinned(&x.sku).await.unwrap(), units);
+    }
+    assert_eq!((ask(1).await, ask(2).await), (5, 0));
+    // An operator moves it all the same, and it can be sold here.
+    assert_eq!(a.rights.transfer(name(3), &x, actor(&b), 1).await.unwrap(), Moved::Done);
+    change(&a, &x, StockDelta { spent: 1, ..StockDelta::default() }).await.unwrap();
+    a.rights.pin(&x.sku, 0).await.unwrap();
+    assert_eq!((a.rights.pinned(&x.sku).await.unwrap(), ask(4).await), (0, 2));
+}
+
 pub(super) async fn a_transfers_name_stands_for_one_transfer(kind: Kind) {
     let (a, b) = two(kind).await;
     put_node(&a, "n", "a", true, 1).await;

@@ -47,6 +47,10 @@ impl Call {
         Self::post_bytes(url, body.to_string())
     }
 
+    pub(crate) fn put(url: String, body: &Value) -> Self {
+        Self { method: Method::PUT, ..Self::post(url, body) }
+    }
+
     pub(crate) fn post_bytes(url: String, body: impl Into<Bytes>) -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
         Self { method: Method::POST, url, headers, body: body.into() }
