@@ -29,7 +29,7 @@ use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{
     Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RetirementStore, RightsStore,
 };
-use crate::replication::Peers;
+use crate::replication::{LinkState, Peers};
 use crate::runtime::{FileMarker, RandomIds, SystemClock, TaskSet, Trust};
 use crate::store::{PgRights, PgStore, SchemaState, schema_state};
 use crate::telemetry::metrics::Metrics;
@@ -250,6 +250,7 @@ async fn parts(
         ledger: gateway.clone(),
         bus: Arc::clone(&bus),
         alone: tokio::sync::Mutex::default(),
+        failure: Mutex::default(),
     });
     let sagas = Arc::new(SagaRunner {
         region: Arc::clone(&region),
@@ -413,6 +414,16 @@ impl Reachability for Heard {
         let peers = self.peers.lock().expect("no panic while held");
         let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
         others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
+
+    fn heard(&self) -> Vec<RegionId> {
+        let now_ms = self.region.clock.monotonic_ms();
+        let peers = self.peers.lock().expect("no panic while held");
+        let is_heard = |peer: &RegionId| {
+            matches!(peers.link(*peer, now_ms), LinkState::Up | LinkState::OneWay)
+        };
+        let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
+        others.copied().filter(is_heard).collect()
     }
 
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {

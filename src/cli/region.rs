@@ -85,11 +85,14 @@ struct LeverArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  entrepot region fence eu-west\n  entrepot region fence eu-west --gone"
+    after_help = "Example:\n  entrepot region fence eu-west\n  entrepot region fence eu-west --gone --by us-east"
 )]
 struct FenceArgs {
     #[command(flatten)]
     lever: LeverArgs,
+    /// Who takes over; the first of the others that answers if absent.
+    #[arg(long, value_name = "REGION")]
+    by: Option<RegionId>,
     /// On your word none of its processes will ever act again: nothing is waited for. If one does, two regions act on
     /// one order.
     #[arg(long)]
@@ -215,19 +218,27 @@ fn table(views: &[Viewpoint]) -> String {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (name, args, query) = match args.lever {
-        Lever::Drain(args) => ("drain", args, ""),
-        Lever::Resume(args) => ("resume", args, ""),
-        Lever::Fence(FenceArgs { lever, gone: true }) => ("fence", lever, "?gone=true"),
-        Lever::Fence(FenceArgs { lever, gone: false }) => ("fence", lever, ""),
-        Lever::Rejoin(args) => ("rejoin", args, ""),
+    let (name, args, by, query) = match args.lever {
+        Lever::Drain(args) => ("drain", args, None, ""),
+        Lever::Resume(args) => ("resume", args, None, ""),
+        Lever::Fence(FenceArgs { lever, by, gone }) => {
+            ("fence", lever, by, if gone { "?gone=true" } else { "" })
+        }
+        Lever::Rejoin(args) => ("rejoin", args, None, ""),
         Lever::Evacuate(args) => return evacuate(args).await,
         Lever::Retire(args) => return retire(args).await,
     };
     let target = Target::find(&args.target, "operator")?;
     let region = args.region;
     ensure_known(&target, region)?;
-    let asked = if name == "fence" { survivor(&target, region).await? } else { region };
+    let asked = match by {
+        Some(by) => {
+            ensure_known(&target, by)?;
+            by
+        }
+        None if name == "fence" => survivor(&target, region).await?,
+        None => region,
+    };
     if args.dry_run {
         let view = look(&target, asked).await;
         anyhow::ensure!(view.error.is_none(), "{}", view.error.unwrap_or_default());

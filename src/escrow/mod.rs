@@ -62,7 +62,7 @@ pub use register::{
     majority, newest,
 };
 pub use retire::{executed_by, executor_of, retirement_key};
-pub use row::{Retired, Row, UNITS_MAX, Unsound};
+pub use row::{Retired, Row, UNITS_MAX, Unsold, Unsound};
 pub use steward::{
     CLOCK_DRIFT_PARTS, ORDER_LEASE_MARGIN_MS, ORDER_LEASE_MS, Stewardship, appointed, lease_ends,
     leases_are_over, order_register, steward_key, steward_keys, steward_of,

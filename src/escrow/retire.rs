@@ -14,12 +14,11 @@ use std::collections::BTreeMap;
 use super::register::Value;
 use crate::types::{Actor, Epoch, StockKey};
 
-/// Under which key of [`super::order_register`] stands who carries out that the incarnations before `ends` are over.
-pub fn retirement_key(ends: Epoch) -> StockKey {
-    let before = format!("before-{ends}");
+/// Under which key of [`super::order_register`] stands who gives away what one incarnation of the region had left.
+pub fn retirement_key(incarnation: Epoch) -> StockKey {
     StockKey {
         sku: "retired".parse().expect("a short text"),
-        node: before.parse().expect("a short text"),
+        node: incarnation.to_string().parse().expect("a short text"),
     }
 }
 
@@ -35,7 +34,7 @@ pub fn executor_of(value: Option<&Value>) -> Option<Actor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Retired, Row, Slot};
+    use super::super::{Retired, Row, Slot, Unsold};
     use super::*;
     use proptest::prelude::*;
 
@@ -61,7 +60,8 @@ mod tests {
         };
         let granted = BTreeMap::from([(actor("b"), 6)]);
         let row = Row { version: 3, spent: 10, released: 6, granted, chosen, ..Row::new(owner) };
-        let Retired { row, freed, uncovered } = Row::retired(owner, [row], 10, heir);
+        let Retired { row, freed, uncovered, .. } =
+            Row::retired(owner, [row], Unsold { held: 10, withheld: 0 }, heir);
         assert_eq!((row.outflow(), freed, uncovered), (10, 0, 6));
     }
 
@@ -71,7 +71,7 @@ mod tests {
         #[test]
         fn what_is_granted_is_what_lies_below_the_ceiling_and_is_not_known_to_be_sold(
             spent in 0_u64..40, released in 0_u64..40, given in 0_u64..20, ahead in 0_u64..30, seen in 0_u64..40,
-            held in 0_u64..40,
+            held in 0_u64..40, withheld in prop_oneof![Just(0_u64), 0_u64..20],
         ) {
             let (owner, heir) = (actor("d"), actor("a"));
             let released = released.min(spent);
@@ -84,16 +84,19 @@ mod tests {
             let copy = Row { version: 4, spent: seen.min(spent), chosen, ..Row::new(owner) };
             // Orders hold at most what was truly spent.
             let held = held.min(truth.net_spent());
-            let Retired { row: last, freed, uncovered } = Row::retired(owner, [copy.clone()], held, heir);
-            prop_assert_eq!(last.outflow(), ceiling);
+            let unsold = Unsold { held, withheld };
+            let Retired { row: last, freed, uncovered, withheld } =
+                Row::retired(owner, [copy.clone()], unsold, heir);
+            prop_assert!(withheld <= unsold.withheld);
+            prop_assert_eq!(last.outflow(), ceiling - withheld);
             prop_assert!(last.net_spent() >= held && uncovered == 0);
             prop_assert_eq!(freed, last.granted_to(heir));
             prop_assert!(last.is_buried() && last.check(owner).is_ok());
-            let again = Row::retired(owner, [copy, last.clone()], held, heir);
-            prop_assert_eq!((again.row.outflow(), again.freed), (ceiling, 0));
+            let again = Row::retired(owner, [copy, last.clone()], unsold, heir);
+            prop_assert_eq!((again.row.outflow(), again.freed), (ceiling - withheld, 0));
             // With all that is true known, exactly what was not sold is freed.
-            let unsold = ceiling - truth.outflow();
-            prop_assert_eq!(Row::retired(owner, [truth], held, heir).freed, unsold);
+            let left = ceiling - truth.outflow();
+            prop_assert_eq!(Row::retired(owner, [truth], Unsold::default(), heir).freed, left);
         }
     }
 }

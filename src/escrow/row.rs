@@ -40,6 +40,15 @@ pub struct Row {
     pub chosen: Slot,
 }
 
+/// Units that must not be given away with the rest of what an owner had left, though no copy of its row shows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unsold {
+    /// Known orders hold them, whose sale may be in no copy.
+    pub held: u64,
+    /// It may have given them to somebody who is gone as well.
+    pub withheld: u64,
+}
+
 /// What [`Row::retired`] made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retired {
@@ -49,6 +58,8 @@ pub struct Retired {
     pub freed: u64,
     /// Units that orders hold and nobody has: sold or given again after a cancellation that nobody else saw.
     pub uncovered: u64,
+    /// Of what was to be withheld, so many units: they stay below its ceiling.
+    pub withheld: u64,
 }
 
 /// No honest owner writes such a row: a bug, or an attack.
@@ -142,26 +153,28 @@ impl Row {
     }
 
     /// The last row of an owner that is gone for good: [`Self::buried`], and what lies below its ceiling and is not known to have
-    /// left it is given to `heir`. `held`: what known orders hold of it, whose sale may be in no copy.
+    /// left it is given to `heir`.
     pub fn retired(
         owner: Actor,
         copies: impl IntoIterator<Item = Self>,
-        held: u64,
+        unsold: Unsold,
         heir: Actor,
     ) -> Retired {
-        let mut last = Self::buried(owner, copies);
-        let held = if is_on(Mutant::HeldUnitsRetired) { 0 } else { held };
+        let mut row = Self::buried(owner, copies);
+        let held = if is_on(Mutant::HeldUnitsRetired) { 0 } else { unsold.held };
         // An order whose cancellation nobody saw may hold what the owner has sold or given again.
-        let ceiling = last.chosen.value.ceiling;
-        let others = last.withdrawn.saturating_add(last.granted_total());
+        let ceiling = row.chosen.value.ceiling;
+        let others = row.withdrawn.saturating_add(row.granted_total());
         let covered = held.min(ceiling.saturating_sub(others));
-        last.spent = last.spent.max(last.released.saturating_add(covered));
-        let freed = ceiling.saturating_sub(last.outflow());
+        row.spent = row.spent.max(row.released.saturating_add(covered));
+        let left = ceiling.saturating_sub(row.outflow());
+        let withheld = unsold.withheld.min(left);
+        let freed = left - withheld;
         if freed > 0 {
-            let granted = last.granted.entry(heir).or_insert(0);
+            let granted = row.granted.entry(heir).or_insert(0);
             *granted = granted.saturating_add(freed);
         }
-        Retired { uncovered: held.saturating_sub(last.net_spent()), row: last, freed }
+        Retired { uncovered: held.saturating_sub(row.net_spent()), row, freed, withheld }
     }
 
     /// The owner's incarnation is over, and what is known of it was put together.

@@ -130,6 +130,11 @@ pub trait Reachability: Send + Sync {
     /// Peers that are heard and hear us.
     fn reachable(&self) -> Vec<RegionId>;
 
+    /// Peers that are heard, whether they hear us or not.
+    fn heard(&self) -> Vec<RegionId> {
+        self.reachable()
+    }
+
     /// The incarnation in which a peer was heard last.
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch>;
 }

@@ -16,6 +16,10 @@ pub trait RetirementStore: Send + Sync {
     /// Keeps one, in place of what was kept of the same attempt.
     async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError>;
 
+    /// Notes that all incarnations before a retirement's number are over ([`super::RejoinStore::note_incarnation`]) and keeps it,
+    /// at once. `false`: the number is somebody else's, an incarnation that begins. Answers the latest that is noted, too.
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError>;
+
     /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does. `None`: nothing was stored, because
     /// another incarnation than `ends` is noted as the latest; whoever notes a later one waits for this.
     async fn bury(

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Actor, Epoch, Money, OrderId, RegionId};
+use crate::escrow::Ballot;
+use crate::types::{Epoch, Money, OrderId, RegionId};
 
 /// How many payments a report names. Beyond it they are counted.
 pub const NAMED_MAX: usize = 1_000;
@@ -14,8 +15,8 @@ pub struct Retirement {
     pub region: RegionId,
     /// All incarnations before this one are over.
     pub ends: Epoch,
-    /// Who carries it out.
-    pub executor: Actor,
+    /// Under which the region was fenced when it was asked for: once the region has returned, both words are over.
+    pub fence: Ballot,
     /// The first person.
     pub asked_by: String,
     /// When, in milliseconds since 1970.
@@ -51,8 +52,6 @@ pub struct RetirementOutcome {
     pub done_at_ms: u64,
     /// Units below the region's ceilings that may be sold again.
     pub units_freed: u64,
-    /// Of how many keys.
-    pub keys_freed: u64,
     /// Units that orders hold and nobody has: the region had cancelled them, and nobody saw it.
     pub units_uncovered: u64,
     /// Payments for orders that nobody knows.
@@ -66,7 +65,7 @@ pub struct LostOrders {
     pub count: u64,
     /// The first [`NAMED_MAX`] of them.
     pub named: Vec<LostOrder>,
-    /// Why the provider's ledger could not be read.
+    /// Why the provider's ledger, or the orders that may stand on the same holds, could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_read: Option<String>,
 }

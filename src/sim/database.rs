@@ -733,6 +733,16 @@ impl RetirementStore for Database {
         self.answers(breaks).await
     }
 
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
+        let breaks = self.writes().await?;
+        let (latest, is_ours) = self.rights.note_retirement(retirement).await?;
+        let (region, ends) = (retirement.region, retirement.ends);
+        self.note(format_args!("notes that {region} is gone before {ends}: {latest} {is_ours}"));
+        self.shared.checks.noted(self.region(), region, ends);
+        self.answers(breaks).await?;
+        Ok((latest, is_ours))
+    }
+
     async fn bury(
         &self,
         region: RegionId,

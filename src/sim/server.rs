@@ -19,7 +19,7 @@ use crate::app::{
 };
 use crate::escrow::Autonomy;
 use crate::ports::{Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore};
-use crate::replication::Peers;
+use crate::replication::{LinkState, Peers};
 use crate::runtime::TaskSet;
 use crate::types::{Actor, Epoch, RegionId, RegionNumber};
 use crate::workers;
@@ -294,6 +294,7 @@ impl Parts {
             ledger: gateway,
             bus: Arc::clone(&bus),
             alone: tokio::sync::Mutex::default(),
+            failure: Mutex::default(),
         });
         let rejoin = Arc::new(Rejoin {
             region: Arc::clone(&region),
@@ -442,6 +443,16 @@ impl Reachability for Heard {
         let peers = self.peers.lock().expect("no panic while held");
         let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
         others.copied().filter(|region| peers.reachable(*region, now_ms)).collect()
+    }
+
+    fn heard(&self) -> Vec<RegionId> {
+        let now_ms = self.region.clock.monotonic_ms();
+        let peers = self.peers.lock().expect("no panic while held");
+        let is_heard = |peer: &RegionId| {
+            matches!(peers.link(*peer, now_ms), LinkState::Up | LinkState::OneWay)
+        };
+        let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
+        others.copied().filter(is_heard).collect()
     }
 
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {

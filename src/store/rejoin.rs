@@ -162,6 +162,25 @@ macro_rules! in_transaction {
     }};
 }
 
+/// Notes an incarnation, and answers the latest before.
+pub(super) async fn note(
+    connection: &mut PgConnection,
+    begins: Actor,
+) -> Result<Epoch, sqlx::Error> {
+    let before = sqlx::query(NOTE)
+        .bind(begins.region.as_str())
+        .bind(epoch_column(begins))
+        .fetch_one(&mut *connection)
+        .await?;
+    sqlx::query(CLOSE_WATERMARK)
+        .bind(begins.region.as_str())
+        .bind(epoch_column(begins))
+        .bind(HlcTimestamp::origin(begins.region).to_string())
+        .execute(connection)
+        .await?;
+    epoch(&before)
+}
+
 #[async_trait]
 impl RejoinStore for PgRights {
     async fn incarnations(&self) -> Result<BTreeMap<RegionId, Epoch>, StoreError> {
@@ -172,20 +191,7 @@ impl RejoinStore for PgRights {
 
     async fn note_incarnation(&self, region: RegionId, begins: Epoch) -> Result<Epoch, StoreError> {
         let owner = Actor { region, epoch: begins };
-        let noted = in_transaction!(&self.store, |lease| {
-            let before = sqlx::query(NOTE)
-                .bind(region.as_str())
-                .bind(epoch_column(owner))
-                .fetch_one(&mut *lease)
-                .await?;
-            sqlx::query(CLOSE_WATERMARK)
-                .bind(region.as_str())
-                .bind(epoch_column(owner))
-                .bind(HlcTimestamp::origin(region).to_string())
-                .execute(&mut *lease)
-                .await?;
-            epoch(&before)?
-        });
+        let noted = in_transaction!(&self.store, |lease| note(&mut lease, owner).await?);
         noted.map_err(store_error)
     }
 

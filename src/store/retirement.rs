@@ -1,11 +1,11 @@
 //! Regions that are gone for good.
 
 use async_trait::async_trait;
-use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
 
 use super::encode::{from_json, signed, store_error};
-use super::rejoin::LONG_STATEMENTS;
+use super::rejoin::{LONG_STATEMENTS, note};
 use super::rights::{PgRights, epoch_column, execute};
 use super::{PgStore, within};
 use crate::escrow::KeyedRow;
@@ -13,7 +13,7 @@ use crate::ports::{MergeReport, RetirementStore, StoreError};
 use crate::replication::retirement::Retirement;
 use crate::types::{Actor, Epoch, OrderId, RegionId};
 
-pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, NOTED, PAID_BY];
+pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, IS_NOTED, NOTED, PAID_BY];
 
 const LATEST: &str = "SELECT document FROM retirements WHERE region = $1 ORDER BY ends DESC, asked_at_ms DESC LIMIT 1";
 
@@ -21,7 +21,11 @@ const LATEST: &str = "SELECT document FROM retirements WHERE region = $1 ORDER B
 const KEEP: &str = "
 INSERT INTO retirements AS r (region, ends, asked_at_ms, document) VALUES ($1, $2, $3, $4)
 ON CONFLICT (region, ends, asked_at_ms) DO UPDATE SET document = excluded.document
-WHERE r.document::json -> 'outcome' IS NULL";
+WHERE r.document::json -> 'outcome' IS NULL OR excluded.document::json -> 'outcome' IS NOT NULL";
+
+const IS_NOTED: &str = "
+SELECT coalesce((document::json ->> 'noted')::boolean, false) FROM retirements
+WHERE region = $1 AND ends = $2 AND asked_at_ms = $3";
 
 /// Whoever notes another one waits for the end of this transaction.
 const NOTED: &str = "SELECT epoch FROM incarnations WHERE region = $1 FOR SHARE";
@@ -30,6 +34,19 @@ const PAID_BY: &str = "
 SELECT payment ->> 'provider_key' AS key, o.order_id
 FROM orders o, json_array_elements(o.document::json -> 'payments') AS payment
 WHERE o.stands AND payment ->> 'provider_key' = ANY($1::text[])";
+
+async fn keep(connection: &mut PgConnection, retirement: &Retirement) -> Result<(), sqlx::Error> {
+    let document = serde_json::to_string(retirement).expect("our own types have a JSON form");
+    let ends = Actor { region: retirement.region, epoch: retirement.ends };
+    sqlx::query(KEEP)
+        .bind(retirement.region.as_str())
+        .bind(epoch_column(ends))
+        .bind(signed(retirement.asked_at_ms))
+        .bind(document)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
 
 impl PgStore {
     async fn orders_paid_by(&self, keys: &[String]) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -58,14 +75,40 @@ impl RetirementStore for PgRights {
     }
 
     async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
-        let document = serde_json::to_string(retirement).expect("our own types have a JSON form");
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            within(self.store.deadline, keep(&mut lease, retirement)).await?;
+            lease.keep();
+            Ok(())
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
         let ends = Actor { region: retirement.region, epoch: retirement.ends };
-        let query = sqlx::query(KEEP)
-            .bind(retirement.region.as_str())
-            .bind(epoch_column(ends))
-            .bind(signed(retirement.asked_at_ms))
-            .bind(document);
-        self.store.rows(query).await.map(drop).map_err(store_error)
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let noted = within(self.store.deadline, async {
+                execute(&mut lease, "BEGIN").await?;
+                let before = note(&mut lease, ends).await?;
+                let known: Option<bool> = sqlx::query_scalar(IS_NOTED)
+                    .bind(ends.region.as_str())
+                    .bind(epoch_column(ends))
+                    .bind(signed(retirement.asked_at_ms))
+                    .fetch_optional(&mut *lease)
+                    .await?;
+                let is_ours = before < ends.epoch || before == ends.epoch && known == Some(true);
+                if is_ours {
+                    keep(&mut lease, &Retirement { noted: true, ..retirement.clone() }).await?;
+                }
+                execute(&mut lease, "COMMIT").await?;
+                Ok((before.max(ends.epoch), is_ours))
+            });
+            let noted = noted.await?;
+            lease.keep();
+            Ok(noted)
+        };
+        call.await.map_err(store_error)
     }
 
     async fn bury(

@@ -120,10 +120,13 @@ impl Worker {
                 }
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(TICKS_PER_CONTEST) {
+                    let is_due = ticks.is_multiple_of(TICKS_PER_CONTEST);
+                    if is_due {
                         self.find_contests().await;
                     }
-                    self.follow_a_new_incarnation().await;
+                    if is_due || self.hears_a_new_incarnation() {
+                        self.follow_a_new_incarnation().await;
+                    }
                 }
                 Some(delivery) = stream.next(), if self.inbound.has_room() => {
                     self.take(delivery).await;
@@ -327,14 +330,15 @@ impl Worker {
         }
     }
 
-    /// Of an origin that began anew nothing older is applied, so the watermark in the database has moved on: what waits
+    fn hears_a_new_incarnation(&self) -> bool {
+        let head = self.ctx.peers().head_of(self.origin);
+        head.is_some_and(|head| head.position.epoch > self.inbound.watermark().epoch)
+    }
+
+    /// Of an origin that began anew, or is gone for good, nothing older is applied, so the watermark in the database has moved on: what waits
     /// behind a hole that nobody can fill any more is let go.
     async fn follow_a_new_incarnation(&mut self) {
         let at = self.inbound.watermark();
-        let head = self.ctx.peers().head_of(self.origin);
-        if head.is_none_or(|head| head.position.epoch <= at.epoch) {
-            return;
-        }
         let known = self.ctx.store.watermarks().await;
         let watermark = known.ok().and_then(|known| known.get(&self.origin).copied());
         if let Some(watermark) = watermark.filter(|known| known.position.epoch > at.epoch) {

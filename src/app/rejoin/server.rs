@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::app::Region;
 use crate::app::rights::Rights;
-use crate::ports::{Reader, RejoinStore, RequestHandler, RetirementStore};
+use crate::ports::{Reader, RejoinStore, RequestHandler, RetirementStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{
     Answer, Ask, DOCUMENTS_MAX, HISTORIES_BYTES, HISTORIES_MAX, History, ITEMS_MAX, MARKS_MAX,
@@ -46,7 +46,7 @@ impl RequestHandler for RejoinHandler {
 }
 
 impl RejoinHandler {
-    async fn answer(&self, from: RegionId, ask: Ask) -> Result<Answer, crate::ports::StoreError> {
+    async fn answer(&self, from: RegionId, ask: Ask) -> Result<Answer, StoreError> {
         let store = &self.store;
         let limit = u32::try_from(DOCUMENTS_MAX).unwrap_or(u32::MAX);
         Ok(match ask {
@@ -72,21 +72,18 @@ impl RejoinHandler {
                 Answer::Rows(store.rows_of(of, after.as_ref(), ITEMS_MAX).await?)
             }
             Ask::Retire(retirement) => {
-                let (region, ends) = (retirement.region, retirement.ends);
-                let known = self.retirements.retirement(region).await?;
-                let is_known = known.is_some_and(|known| {
-                    (known.ends, known.asked_at_ms) == (ends, retirement.asked_at_ms)
-                });
-                let before = store.note_incarnation(region, ends).await?;
-                self.rights.note_incarnation(region, ends.max(before)).await;
-                // The number may be that of an incarnation which begins: then it is not gone.
-                let now = before < ends || is_known && before == ends;
-                if now {
-                    self.retirements.keep_retirement(&retirement).await?;
+                let region = retirement.region;
+                if self.rights.reachability.heard().contains(&region) {
+                    let why = format!("{region} is heard here: it is not gone");
+                    return Err(StoreError::Broken(why));
                 }
+                let (latest, now) = self.retirements.note_retirement(&retirement).await?;
+                self.rights.note_incarnation(region, latest).await;
                 let (asked_by, confirmed_by) = (&retirement.asked_by, &retirement.confirmed_by);
-                tracing::warn!(%region, %ends, asked_by, ?confirmed_by, "{from} retires {region}: it is gone for good");
-                Answer::Noted { latest: ends.max(before), now }
+                if now {
+                    tracing::warn!(%region, asked_by, ?confirmed_by, "{from} retires {region}: it is gone for good");
+                }
+                Answer::Noted { latest, now }
             }
             Ask::Orders(of, after) => Answer::Orders(match self.region.numbers.get(&of) {
                 Some(number) => store.marks(of, *number, after, MARKS_MAX).await?,

@@ -2,26 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use super::{Retire, RetireError};
-use crate::ports::{LedgerEntry, Needs};
+use super::Retire;
+use crate::ports::{GatewayError, LedgerEntry, Needs, StoreError};
 use crate::reconcile::Provided;
 use crate::replication::retirement::{LostOrder, LostOrders, NAMED_MAX};
 use crate::types::{OrderId, RegionId};
 
+/// What could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Ledger(#[from] GatewayError),
+    #[error(transparent)]
+    Orders(#[from] StoreError),
+}
+
 impl Retire {
-    /// Payments that are held, or may come to be, for orders that the region placed and this one does not know. Without the
-    /// provider's ledger it is told that they are not known.
-    pub(super) async fn lost_orders(&self, region: RegionId) -> Result<LostOrders, RetireError> {
+    /// Payments that are held, or may come to be, for orders that the region placed and this one does not know. What can't be
+    /// read is told.
+    pub(super) async fn lost_orders(&self, region: RegionId) -> LostOrders {
         let mut lost = LostOrders::default();
+        let read = async {
+            self.read_ledger(region, &mut lost).await?;
+            Ok::<_, Unread>(self.find_again(&mut lost).await?)
+        };
+        let read = read.await;
+        lost.not_read = read.err().map(|error| error.to_string());
+        lost
+    }
+
+    async fn read_ledger(&self, region: RegionId, lost: &mut LostOrders) -> Result<(), Unread> {
         let mut cursor: Option<String> = None;
         loop {
-            let page = match self.ledger.page(cursor.as_deref()).await {
-                Ok(page) => page,
-                Err(error) => {
-                    lost.not_read = Some(error.to_string());
-                    break;
-                }
-            };
+            let page = self.ledger.page(cursor.as_deref()).await?;
             let named = self.named_for(region, page.entries);
             let orders = named.keys().copied().collect();
             let view = self.store.load(&Needs { orders, ..Needs::default() }).await?;
@@ -41,11 +54,9 @@ impl Retire {
             }
             match page.next {
                 Some(next) => cursor = Some(next),
-                None => break,
+                None => return Ok(()),
             }
         }
-        self.find_again(&mut lost).await?;
-        Ok(lost)
     }
 
     /// What is or may be held for orders that the region placed.
@@ -67,7 +78,7 @@ impl Retire {
     }
 
     /// A client that repeats its order elsewhere, with the same key, gets one that stands on the same hold.
-    async fn find_again(&self, lost: &mut LostOrders) -> Result<(), RetireError> {
+    async fn find_again(&self, lost: &mut LostOrders) -> Result<(), StoreError> {
         if lost.named.is_empty() {
             return Ok(());
         }

@@ -11,25 +11,18 @@
 //! again. What was interrupted is gone on with when it is asked for again. A region may be built anew under the name; it
 //! begins a new incarnation, like one whose database was set back.
 
+mod carry_out;
 mod lost;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::Region;
 use super::adoption::{AdoptError, Adoption};
-use super::joining::{self, JoinError};
-use super::rights::{FenceError, ProposeError, Proposer, Rights};
-use crate::escrow::{
-    KeyedRow, KeyedSlot, ROWS_PER_MESSAGE_MAX, Row, executed_by, executor_of, retirement_key,
-    steward_of,
-};
-use crate::ports::{
-    Bus, BusError, Needs, PaymentLedger, RejoinStore, RetirementStore, Store, StoreError,
-};
-use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX, MARKS_MAX};
-use crate::replication::retirement::{LostOrders, Retirement, RetirementOutcome};
-use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
+use super::joining::JoinError;
+use super::rights::{FenceError, ProposeError, Rights};
+use crate::ports::{Bus, BusError, PaymentLedger, RejoinStore, RetirementStore, Store, StoreError};
+use crate::replication::retirement::{LostOrders, Retirement};
+use crate::types::{Actor, Epoch, RegionId};
 
 /// How long the first person's word waits for the second one's.
 const ASKED_FOR_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -63,10 +56,14 @@ pub enum RetireError {
     #[error("another region is being retired at this moment")]
     UnderWay,
     /// Another incarnation has begun to.
-    #[error("{0} has begun to retire it, and only that one can go on")]
+    #[error(
+        "{0} has begun to retire it, and only that one can go on: fence the region again by that one (`--by`), and repeat it there"
+    )]
     Taken(Actor),
-    /// It came back meanwhile.
-    #[error("incarnation {0} of it has begun: it is not gone")]
+    /// It came back meanwhile, or has tried to.
+    #[error(
+        "incarnation {0} of it is known: it has begun anew, or has tried to. Both people's words are over; if it is gone after all, they say so again"
+    )]
     BegunAnew(Epoch),
     /// This region itself is not to be trusted, or a majority does not let it act.
     #[error("a majority does not let this region act on orders at the moment")]
@@ -80,6 +77,9 @@ pub enum RetireError {
     /// The registers.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// What was put together is not what the database knows.
+    #[error("{0} rows of it could not be put together; the log names them")]
+    Refused(usize),
     /// Another region has to tell what it knows.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -122,16 +122,15 @@ pub struct Retire {
     pub bus: Arc<dyn Bus>,
     /// One at a time.
     pub alone: tokio::sync::Mutex<()>,
+    /// Why the last attempt failed, if nobody has been told.
+    pub failure: Mutex<Option<(RegionId, RetireError)>>,
 }
 
 impl Retire {
     /// Which region has to be asked: the one that fenced it last.
     pub async fn executor(&self, region: RegionId) -> Result<RegionId, RetireError> {
-        let known = self.rights.registers.stewardship(region).await?;
-        let is_back = steward_of(region, known.slot.as_ref().map(|slot| &slot.value)) == region
-            && !known.promised.fenced;
-        let promised = known.promised;
-        if is_back || !promised.fenced || promised.ballot.region == region {
+        let promised = self.rights.registers.stewardship(region).await?.promised;
+        if !promised.fenced || promised.ballot.region == region {
             return Err(RetireError::NotFenced(region));
         }
         Ok(promised.ballot.region)
@@ -141,15 +140,20 @@ impl Retire {
     pub async fn weigh(&self, region: RegionId) -> Result<Prospect, RetireError> {
         let asked = self.current(region).await?.filter(|asked| self.is_waiting(asked));
         let units = self.rights.stranded(region).await?;
-        let lost = self.lost_orders(region).await?;
+        let lost = self.lost_orders(region).await;
         Ok(Prospect { asked_by: asked.map(|asked| asked.asked_by), units, lost })
     }
 
-    /// The last attempt, if the region has not been built anew since.
+    /// The last attempt, if it is still about the region as it is: people speak of one loss. When the region has returned
+    /// since, or has been built anew, their words are over.
     pub async fn current(&self, region: RegionId) -> Result<Option<Retirement>, RetireError> {
         let latest = self.latest(region).await?;
-        let last = self.records.retirement(region).await?;
-        Ok(last.filter(|last| last.ends >= latest))
+        let promised = self.rights.registers.stewardship(region).await?.promised;
+        let is_same = |last: &Retirement| {
+            let is_fenced = promised.fenced && promised.ballot == last.fence;
+            last.ends > latest && is_fenced || last.noted && last.ends == latest
+        };
+        Ok(self.records.retirement(region).await?.filter(is_same))
     }
 
     async fn latest(&self, region: RegionId) -> Result<Epoch, RetireError> {
@@ -164,10 +168,10 @@ impl Retire {
         asked.is_open() && asked.confirmed_by.is_none() && age_ms <= ASKED_FOR_MS
     }
 
-    /// Takes the first person's word back.
+    /// Takes the people's words back, as long as nothing has ended.
     pub async fn withdraw(&self, region: RegionId, who: &str) -> Result<Retirement, RetireError> {
         let _alone = self.alone.lock().await;
-        let asked = self.current(region).await?.filter(|asked| self.is_waiting(asked));
+        let asked = self.current(region).await?.filter(|asked| asked.is_open() && !asked.noted);
         let mut asked = asked.ok_or(RetireError::NothingToWithdraw(region))?;
         asked.withdrawn_by = Some(who.to_owned());
         self.records.keep_retirement(&asked).await?;
@@ -178,54 +182,65 @@ impl Retire {
     pub async fn retire(&self, region: RegionId, who: &str) -> Result<Retirement, RetireError> {
         let Ok(_alone) = self.alone.try_lock() else {
             let current = self.current(region).await?;
-            return current.ok_or(RetireError::UnderWay);
+            let is_under_way = |it: &Retirement| it.is_open() && it.confirmed_by.is_some();
+            return current.filter(is_under_way).ok_or(RetireError::UnderWay);
         };
-        if self.rights.reachability.reachable().contains(&region) {
+        if let Some(failure) = self.take_failure(region) {
+            return Err(failure);
+        }
+        if self.rights.reachability.heard().contains(&region) {
             return Err(RetireError::Heard(region));
         }
-        let now_ms = self.region.clock.wall_ms();
         let current = self.current(region).await?;
-        let mut retirement = match current {
-            Some(done) if done.outcome.is_some() => return Ok(done),
-            Some(confirmed) if confirmed.is_open() && confirmed.confirmed_by.is_some() => confirmed,
-            Some(asked) if self.is_waiting(&asked) => {
-                if asked.asked_by == who {
-                    let asked_by = asked.asked_by;
-                    return Err(RetireError::SecondPersonNeeded { region, asked_by });
-                }
-                let (confirmed_by, confirmed_at_ms) = (Some(who.to_owned()), Some(now_ms));
-                let confirmed = Retirement { confirmed_by, confirmed_at_ms, ..asked };
-                self.records.keep_retirement(&confirmed).await?;
-                confirmed
-            }
-            _ => {
-                let asked = Retirement {
-                    region,
-                    ends: Epoch(self.latest(region).await?.0.saturating_add(1)),
-                    executor: self.rights.own,
-                    asked_by: who.to_owned(),
-                    asked_at_ms: now_ms,
-                    confirmed_by: None,
-                    confirmed_at_ms: None,
-                    noted: false,
-                    withdrawn_by: None,
-                    outcome: None,
-                };
-                self.records.keep_retirement(&asked).await?;
-                return Ok(asked);
-            }
+        let confirmed = match current.filter(|it| it.withdrawn_by.is_none()) {
+            // Also one that is done: what has come to be known since is taken.
+            Some(confirmed) if confirmed.confirmed_by.is_some() => confirmed,
+            Some(asked) if self.is_waiting(&asked) => self.confirm(asked, who).await?,
+            Some(_) | None => return self.ask(region, who).await,
         };
-        match self.carry_out(&mut retirement).await {
-            Ok(outcome) => retirement.outcome = Some(outcome),
-            Err(error @ RetireError::BegunAnew(latest)) => {
+        self.go_on_with(confirmed).await
+    }
+
+    async fn ask(&self, region: RegionId, who: &str) -> Result<Retirement, RetireError> {
+        let asked = Retirement {
+            region,
+            ends: Epoch(self.latest(region).await?.0.saturating_add(1)),
+            fence: self.rights.registers.stewardship(region).await?.promised.ballot,
+            asked_by: who.to_owned(),
+            asked_at_ms: self.region.clock.wall_ms(),
+            confirmed_by: None,
+            confirmed_at_ms: None,
+            noted: false,
+            withdrawn_by: None,
+            outcome: None,
+        };
+        self.records.keep_retirement(&asked).await?;
+        Ok(asked)
+    }
+
+    async fn confirm(&self, asked: Retirement, who: &str) -> Result<Retirement, RetireError> {
+        if asked.asked_by == who {
+            let Retirement { region, asked_by, .. } = asked;
+            return Err(RetireError::SecondPersonNeeded { region, asked_by });
+        }
+        let confirmed = Retirement {
+            confirmed_by: Some(who.to_owned()),
+            confirmed_at_ms: Some(self.region.clock.wall_ms()),
+            ..asked
+        };
+        self.records.keep_retirement(&confirmed).await?;
+        Ok(confirmed)
+    }
+
+    async fn go_on_with(&self, mut retirement: Retirement) -> Result<Retirement, RetireError> {
+        let region = retirement.region;
+        if let Err(error) = self.carry_out(&mut retirement).await {
+            if let RetireError::BegunAnew(_) = error {
                 // What two people said is not so, or not any more.
-                self.known.note_incarnation(region, latest).await?;
-                self.rights.note_incarnation(region, latest).await;
                 retirement.withdrawn_by = Some(region.to_string());
                 self.records.keep_retirement(&retirement).await?;
-                return Err(error);
             }
-            Err(error) => return Err(error),
+            return Err(error);
         }
         self.records.keep_retirement(&retirement).await?;
         for peer in self.others(region).await? {
@@ -235,175 +250,13 @@ impl Retire {
         Ok(retirement)
     }
 
-    /// Everybody who may know something: all but those that are gone for good as well.
-    async fn others(&self, region: RegionId) -> Result<Vec<RegionId>, RetireError> {
-        let mut others = Vec::new();
-        for peer in self.bus.peers().into_iter().filter(|peer| *peer != region) {
-            let is_gone = |it: &Retirement| it.confirmed_by.is_some();
-            if !self.current(peer).await?.is_some_and(|it| is_gone(&it)) {
-                others.push(peer);
-            }
-        }
-        Ok(others)
+    /// Keeps why an attempt failed whose caller had not waited, for the next one who asks.
+    pub fn note_failure(&self, region: RegionId, error: RetireError) {
+        *self.failure.lock().expect("no panic while held") = Some((region, error));
     }
 
-    async fn carry_out(
-        &self,
-        retirement: &mut Retirement,
-    ) -> Result<RetirementOutcome, RetireError> {
-        let (region, ends) = (retirement.region, retirement.ends);
-        let others = self.others(region).await?;
-        let reachable = self.rights.reachability.reachable();
-        if let Some(away) = others.iter().find(|peer| !reachable.contains(peer)) {
-            return Err(JoinError::Unreachable(*away).into());
-        }
-        if !self.region.holds_order_lease(0) {
-            return Err(RetireError::NoLease);
-        }
-        self.adoption.fence(region, true).await?;
-        let proposer = self.adoption.complete(region, &others).await?;
-        self.become_executor(&proposer, ends).await?;
-        self.note(retirement).await?;
-        for peer in &others {
-            self.tell(*peer, retirement).await?;
-        }
-        let mut outcome = self.free(region, ends, &others).await?;
-        outcome.lost = self.lost_orders(region).await?;
-        outcome.done_at_ms = self.region.clock.wall_ms();
-        let (freed, lost) = (outcome.units_freed, outcome.lost.count);
-        tracing::warn!(%region, %ends, freed, lost, "{region} is retired: {freed} units are free, {lost} payments are for orders that nobody knows");
-        Ok(outcome)
-    }
-
-    /// Takes the number of the incarnation that ends those before. One that begins at this moment takes one, too, and of the
-    /// two who is second gives way.
-    async fn note(&self, retirement: &mut Retirement) -> Result<(), RetireError> {
-        let (region, ends) = (retirement.region, retirement.ends);
-        let before = self.known.note_incarnation(region, ends).await?;
-        self.rights.note_incarnation(region, ends.max(before)).await;
-        if before > ends || before == ends && !retirement.noted {
-            return Err(RetireError::BegunAnew(before));
-        }
-        retirement.noted = true;
-        Ok(self.records.keep_retirement(retirement).await?)
-    }
-
-    async fn become_executor(&self, proposer: &Proposer, ends: Epoch) -> Result<(), RetireError> {
-        let key = retirement_key(ends);
-        let mut values = proposer.values(&self.rights, &[key.clone()].into()).await?;
-        let from = values.remove(&key);
-        let first = executor_of(from.as_ref().map(|slot| &slot.value));
-        let executor = first.unwrap_or(self.rights.own);
-        let slot = proposer.follow(from.as_ref(), executed_by(executor));
-        let chosen = proposer.propose(&self.rights, vec![KeyedSlot { key, slot }]).await?;
-        if chosen.is_empty() {
-            return Err(RetireError::NoLease);
-        }
-        if executor == self.rights.own { Ok(()) } else { Err(RetireError::Taken(executor)) }
-    }
-
-    async fn tell(&self, peer: RegionId, retirement: &Retirement) -> Result<(), RetireError> {
-        let ask = Ask::Retire(Box::new(retirement.clone()));
-        let Answer::Noted { latest, now } = joining::ask(self.bus.as_ref(), peer, &ask).await?
-        else {
-            return Err(JoinError::Unreachable(peer).into());
-        };
-        if now && latest == retirement.ends { Ok(()) } else { Err(RetireError::BegunAnew(latest)) }
-    }
-
-    /// Puts the last rows of the region together, and takes what is left in them.
-    async fn free(
-        &self,
-        region: RegionId,
-        ends: Epoch,
-        others: &[RegionId],
-    ) -> Result<RetirementOutcome, RetireError> {
-        let mut copies: BTreeMap<(StockKey, Actor), Vec<Row>> = BTreeMap::new();
-        let mut own = BTreeMap::new();
-        for teller in others.iter().map(Some).chain([None]) {
-            let (mut after, mut is_last) = (None, false);
-            while !is_last {
-                let page = match teller {
-                    Some(peer) => self.ask_rows(*peer, region, after).await?,
-                    None => self.known.rows_of(region, after.as_ref(), ITEMS_MAX).await?,
-                };
-                is_last = page.len() < ITEMS_MAX;
-                after = page.last().map(|row| (row.key.clone(), row.owner.epoch));
-                for KeyedRow { key, owner, row } in
-                    page.into_iter().filter(|it| it.owner.epoch < ends)
-                {
-                    if teller.is_none() {
-                        own.insert((key.clone(), owner), row.clone());
-                    }
-                    copies.entry((key, owner)).or_default().push(row);
-                }
-            }
-        }
-        let mut held = self.held(region).await?;
-        let mut outcome = RetirementOutcome::default();
-        let mut rows = Vec::new();
-        for ((key, owner), copies) in copies {
-            let units = held.remove(&(owner, key.clone())).unwrap_or(0);
-            let known = own.get(&(key.clone(), owner));
-            let retired = Row::retired(owner, copies, units, self.rights.own);
-            outcome.units_uncovered += retired.uncovered;
-            // What was put together before stands.
-            let is_done = known.is_some_and(Row::is_buried) && retired.freed == 0;
-            if !is_done {
-                rows.push(KeyedRow { key, owner, row: retired.row });
-            }
-        }
-        outcome.units_uncovered += held.into_values().sum::<u64>();
-        for page in rows.chunks(ROWS_PER_MESSAGE_MAX) {
-            // Whoever begins anew asks for these rows once it has taken a later number: from then on none is written.
-            let Some(report) = self.records.bury(region, ends, page).await? else {
-                let latest = self.latest(region).await?;
-                return Err(RetireError::BegunAnew(latest.max(Epoch(ends.0 + 1))));
-            };
-            outcome.units_freed += report.credited.values().sum::<u64>();
-            outcome.keys_freed += report.credited.len() as u64;
-            self.rights.take_note(&report);
-            self.rights.tell_rows(page.to_vec()).await?;
-        }
-        Ok(outcome)
-    }
-
-    async fn ask_rows(
-        &self,
-        peer: RegionId,
-        of: RegionId,
-        after: Option<(StockKey, Epoch)>,
-    ) -> Result<Vec<KeyedRow>, RetireError> {
-        let ask = Ask::Rows(of, after);
-        let Answer::Rows(page) = joining::ask(self.bus.as_ref(), peer, &ask).await? else {
-            return Err(JoinError::Unreachable(peer).into());
-        };
-        Ok(page)
-    }
-
-    /// Units that the orders which the region placed hold of it.
-    async fn held(
-        &self,
-        region: RegionId,
-    ) -> Result<BTreeMap<(Actor, StockKey), u64>, RetireError> {
-        let mut held = BTreeMap::new();
-        let Some(number) = self.region.numbers.get(&region) else { return Ok(held) };
-        let latest = self.latest(region).await?;
-        let mut after = None;
-        loop {
-            let marks = self.known.marks(region, *number, after, MARKS_MAX).await?;
-            let Some(last) = marks.last().map(|mark| mark.id) else { return Ok(held) };
-            let orders: BTreeSet<OrderId> = marks.iter().map(|mark| mark.id).collect();
-            let view = self.store.load(&Needs { orders, ..Needs::default() }).await?;
-            for record in view.orders.values() {
-                for epoch in (1..=latest.0).map(Epoch) {
-                    let owner = Actor { region, epoch };
-                    for (key, units) in record.order.held_under(owner) {
-                        *held.entry((owner, key)).or_default() += units;
-                    }
-                }
-            }
-            after = Some(last);
-        }
+    fn take_failure(&self, region: RegionId) -> Option<RetireError> {
+        let mut failure = self.failure.lock().expect("no panic while held");
+        failure.take_if(|(of, _)| *of == region).map(|(_, error)| error)
     }
 }

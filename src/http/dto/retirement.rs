@@ -23,6 +23,10 @@ pub(in crate::http) struct RetirementOut {
     asked_at: String,
     /// The second person.
     confirmed_by: Option<String>,
+    /// When.
+    confirmed_at: Option<String>,
+    /// When it was carried out last.
+    done_at: Option<String>,
     /// Units below its ceilings that may be sold again.
     units_freed: Option<u64>,
     /// Units that orders hold and nobody has: it had cancelled them, and nobody saw it.
@@ -97,13 +101,16 @@ impl RetirementOut {
             Retirement { confirmed_by: Some(_), .. } => "retiring",
             Retirement { .. } => "asked",
         };
-        let Retirement { region, asked_by, asked_at_ms, confirmed_by, outcome, .. } = retirement;
+        let Retirement { region, asked_by, asked_at_ms, confirmed_by, .. } = retirement;
+        let Retirement { confirmed_at_ms, outcome, .. } = retirement;
         Self {
             region,
             status,
             asked_by,
             asked_at: rfc3339(asked_at_ms),
             confirmed_by,
+            confirmed_at: confirmed_at_ms.map(rfc3339),
+            done_at: outcome.as_ref().map(|outcome| rfc3339(outcome.done_at_ms)),
             units_freed: outcome.as_ref().map(|outcome| outcome.units_freed),
             units_uncovered: outcome.as_ref().map(|outcome| outcome.units_uncovered),
             lost_orders: outcome.map(|outcome| outcome.lost.into()),

@@ -72,12 +72,16 @@ pub(in crate::http) async fn retire(
     if executor != context.region {
         return context.ask(executor, &origin, Bytes::new(), WAIT).await;
     }
+    if query.dry_run && query.abort {
+        return Err(Problem::invalid("abort", "takes nothing back in a dry run"));
+    }
     if query.dry_run {
         let prospect = retire.weigh(region).await.map_err(|error| refused(&error))?;
         return Ok(json(&ProspectOut::of(region, prospect)));
     }
     let (subject, role, trace_id) = (caller.subject.clone(), caller.role, origin.trace());
     let records = retire.clone();
+    let (answer, answered) = tokio::sync::oneshot::channel();
     let doing = spawn_named("retire", async move {
         tracing::warn!(%region, abort = query.abort, actor = %subject, %role, %trace_id, "{role} {subject} retires region {region}");
         let done = if query.abort {
@@ -85,10 +89,19 @@ pub(in crate::http) async fn retire(
         } else {
             retire.retire(region, &subject).await
         };
-        done.inspect_err(|error| tracing::warn!(%region, %error, "not retired: {error}"))
+        if let Err(error) = &done {
+            tracing::warn!(%region, %error, "not retired: {error}");
+        }
+        // Who asked may not have waited: whoever asks next is told.
+        if let Err(Err(error)) = answer.send(done) {
+            retire.note_failure(region, error);
+        }
     });
-    let retirement = if let Ok(done) = tokio::time::timeout(WAIT, doing).await {
-        done.map_err(lost_task)?.map_err(|error| refused(&error))?
+    let retirement = if let Ok(done) = tokio::time::timeout(WAIT, answered).await {
+        match done {
+            Ok(done) => done.map_err(|error| refused(&error))?,
+            Err(_) => return Err(doing.await.map_err(lost_task).err().unwrap_or_else(lost)),
+        }
     } else {
         // It goes on, and whoever asks again is told how far it is.
         let current = records.current(region).await.map_err(|error| refused(&error))?;
@@ -97,6 +110,10 @@ pub(in crate::http) async fn retire(
     let out = RetirementOut::of(retirement);
     let status = if out.is_under_way() { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, json(&out)).into_response())
+}
+
+fn lost() -> Problem {
+    Problem::new(Code::Internal, "the attempt ended without an answer: repeat it")
 }
 
 fn refused(error: &RetireError) -> Problem {
@@ -115,10 +132,14 @@ fn refused(error: &RetireError) -> Problem {
                 .retry_after(RETRY_DEPENDENCY_S)
         }
         RetireError::Propose(ProposeError::NoMajority { .. })
+        | RetireError::Adopt(AdoptError::Propose(ProposeError::NoMajority { .. }))
         | RetireError::Fence(FenceError::Propose(ProposeError::NoMajority { .. }))
         | RetireError::NoLease => Problem::new(Code::NoMajority, format!("{detail}: repeat it"))
             .retry_after(RETRY_DEPENDENCY_S),
+        RetireError::Adopt(AdoptError::Join(JoinError::Unsound { .. }))
+        | RetireError::Join(JoinError::Unsound { .. }) => Problem::new(Code::RejoinRefused, detail),
         RetireError::Adopt(_)
+        | RetireError::Refused(_)
         | RetireError::Fence(_)
         | RetireError::Propose(_)
         | RetireError::Join(_)

@@ -229,7 +229,10 @@ impl Checks {
             })
             .collect();
         state.orders.retain(|_, seen| seen.home != region);
-        state.orders.extend(orders);
+        for (id, seen) in orders {
+            // What another one has taken over meanwhile is its own, and this region learns of that.
+            state.orders.entry(id).or_insert(seen);
+        }
         state.applied.retain(|(by, _), _| *by != region);
         let applied = watermarks.into_iter().map(|(origin, at)| ((region, origin), at.position));
         state.applied.extend(applied);

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::escrow::KeyedRow;
-use crate::ports::{MergeReport, RetirementStore, RightsStore as _, StoreError};
+use crate::ports::{MergeReport, RejoinStore as _, RetirementStore, RightsStore as _, StoreError};
 use crate::replication::retirement::Retirement;
 use crate::types::{Epoch, OrderId, RegionId};
 
@@ -21,10 +21,23 @@ impl RetirementStore for MemoryRights {
         let mut tables = self.database.tables();
         let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
         let is_done = tables.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
-        if !is_done {
+        if !is_done || retirement.outcome.is_some() {
             tables.retirements.insert(name, retirement.clone());
         }
         Ok(())
+    }
+
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
+        let (region, ends) = (retirement.region, retirement.ends);
+        let name = (region, ends, retirement.asked_at_ms);
+        let known = self.database.tables().retirements.get(&name).cloned();
+        let before = self.note_incarnation(region, ends).await?;
+        let is_known = known.is_some_and(|known| known.noted) && before == ends;
+        let is_ours = before < ends || is_known;
+        if is_ours {
+            self.keep_retirement(&Retirement { noted: true, ..retirement.clone() }).await?;
+        }
+        Ok((before.max(ends), is_ours))
     }
 
     async fn bury(

@@ -119,6 +119,7 @@ macro_rules! contract {
 contract! {
     retirements:
         the_last_attempt_is_told_and_what_is_done_stays,
+        a_number_is_a_retirements_or_an_incarnations,
         orders_are_found_by_what_they_count_on,
         the_last_row_of_an_owner_gives_what_it_had_left;
     orders:

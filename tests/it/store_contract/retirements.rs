@@ -1,7 +1,7 @@
 //! Regions that two people have declared gone for good.
 
 use entrepot::domain::inventory::StockDelta;
-use entrepot::escrow::{KeyedRow, Retired, Row};
+use entrepot::escrow::{Ballot, KeyedRow, Retired, Row, Unsold};
 use entrepot::replication::retirement::{Retirement, RetirementOutcome};
 use entrepot::types::{Actor, Epoch, RegionId};
 
@@ -13,7 +13,7 @@ fn asked(region: RegionId, ends: u32, at_ms: u64) -> Retirement {
     Retirement {
         region,
         ends: Epoch(ends),
-        executor: Actor { region: "a".parse().unwrap(), epoch: Epoch::FIRST },
+        fence: Ballot { round: 1, region: "a".parse().unwrap() },
         asked_by: "alice".to_owned(),
         asked_at_ms: at_ms,
         confirmed_by: None,
@@ -47,6 +47,23 @@ pub(super) async fn the_last_attempt_is_told_and_what_is_done_stays(kind: Kind) 
     assert_eq!(a.retirements.retirement(c).await.unwrap(), Some(asked(c, 9, 99)));
 }
 
+/// The number of a retirement and of an incarnation that begins are one: who is second gives way.
+pub(super) async fn a_number_is_a_retirements_or_an_incarnations(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let b = "b".parse().unwrap();
+    let note =
+        async |ends, at_ms| a.retirements.note_retirement(&asked(b, ends, at_ms)).await.unwrap();
+    a.retirements.keep_retirement(&asked(b, 2, 10)).await.unwrap();
+    assert_eq!(note(2, 10).await, (Epoch(2), true));
+    assert!(a.retirements.retirement(b).await.unwrap().unwrap().noted);
+    assert_eq!(note(2, 10).await, (Epoch(2), true), "heard twice");
+    assert_eq!(note(2, 11).await, (Epoch(2), false), "another attempt");
+    assert_eq!(a.rejoin.note_incarnation(b, Epoch(3)).await.unwrap(), Epoch(2));
+    assert_eq!(note(2, 10).await, (Epoch(3), false));
+    assert_eq!(note(3, 12).await, (Epoch(3), false), "it is the incarnation's");
+    assert_eq!(note(4, 13).await, (Epoch(4), true));
+}
+
 pub(super) async fn orders_are_found_by_what_they_count_on(kind: Kind) {
     let a = Subject::empty(kind, "a", 1).await;
     let write = unpaid(a.region, order_id(1, 1), 3);
@@ -69,7 +86,8 @@ pub(super) async fn the_last_row_of_an_owner_gives_what_it_had_left(kind: Kind) 
     let rows = b.rights.rows(&[x.clone()].into()).await.unwrap();
     let theirs = rows.into_iter().find(|row| row.owner == owner).unwrap();
     a.rights.merge(std::slice::from_ref(&theirs), &[]).await.unwrap();
-    let Retired { row, freed, .. } = Row::retired(owner, [theirs.row], 2, heir);
+    let Retired { row, freed, .. } =
+        Row::retired(owner, [theirs.row], Unsold { held: 2, withheld: 0 }, heir);
     assert_eq!(freed, 7);
     let last = [KeyedRow { key: x.clone(), owner, row: row.clone() }];
     let bury = async || a.retirements.bury(b.region, Epoch(2), &last).await.unwrap();
