@@ -160,12 +160,12 @@ fn show(outcome: &Outcome, seed: u64, as_json: bool) {
     for event in &outcome.trace {
         line(event);
     }
-    let Outcome { violation, lines, hash, virtual_ms, tally, .. } = outcome;
+    let Outcome { violation, lines, hash, virtual_ms, tally, traffic, .. } = outcome;
     if as_json {
         let violation = violation.as_ref().map(ToString::to_string);
         let summary = json!({
             "seed": seed, "trace_hash": hash, "events": lines, "virtual_ms": virtual_ms,
-            "answers": tally, "violation": violation,
+            "answers": tally, "traffic": traffic, "violation": violation,
         });
         line(&summary.to_string());
     } else {

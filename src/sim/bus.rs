@@ -63,6 +63,24 @@ enum Message {
 }
 
 impl Message {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) => "envelopes",
+            Self::Acknowledged(_) => "acknowledgements",
+            Self::Rows(_) => "rows",
+            Self::Heartbeat(_) => "heartbeats",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Envelope(envelope) => envelope.encoded_len(),
+            Self::Acknowledged(_) => 0,
+            Self::Rows(rows) => rows.len(),
+            Self::Heartbeat(beat) => beat.encode().len(),
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Envelope(_) => "an envelope",
@@ -107,6 +125,7 @@ impl Hub {
     }
 
     fn send(self: &Arc<Self>, from: RegionId, to: RegionId, message: &Message) {
+        self.shared.sent(message.kind(), message.bytes());
         let delays = self.network.carry(from, to);
         if delays.is_empty() {
             self.shared.note(from.as_str(), format_args!("loses {} for {to}", message.name()));
@@ -290,11 +309,13 @@ impl Bus for Port {
         let (reply, answer) = oneshot::channel();
         let reply = Arc::new(Mutex::new(Some(reply)));
         hub.shared.note(own.as_str(), format_args!("asks {peer}: {}", kind.as_str()));
+        hub.shared.sent(kind.as_str(), request.len());
         for delay in hub.network.carry(own, peer) {
             let (hub, request, reply) = (Arc::clone(&hub), request.clone(), Arc::clone(&reply));
             drop(spawn_named("request", async move {
                 tokio::time::sleep(delay).await;
                 let outcome = hub.serve_one(own, peer, kind, request).await;
+                hub.shared.sent(kind.as_str(), outcome.as_ref().map_or(0, Bytes::len));
                 // Copies of an answer are one answer.
                 let Some(back) = hub.network.carry(peer, own).into_iter().min() else { return };
                 tokio::time::sleep(back).await;

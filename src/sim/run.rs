@@ -13,6 +13,7 @@ use crate::types::InvariantId;
 use super::checks::{Violation, are_equal, catch_panics, is_idle};
 use super::memory::Memory;
 use super::plan::{Action, Plan};
+use super::shared::Traffic;
 use super::shopper;
 use super::world::World;
 
@@ -45,6 +46,8 @@ pub struct Outcome {
     pub virtual_ms: u64,
     /// What shoppers were told, and how often.
     pub tally: BTreeMap<String, u64>,
+    /// What regions sent each other until the storm was over, by what it was.
+    pub traffic: BTreeMap<&'static str, Traffic>,
 }
 
 /// Plays a plan in this thread, which must not belong to an async runtime.
@@ -61,6 +64,7 @@ pub fn run(plan: &Plan, keep_trace: bool) -> Outcome {
 async fn play(plan: &Plan, keep_trace: bool) -> Outcome {
     let world = World::begin(plan, keep_trace).await;
     let shoppers = storm(&world, plan).await;
+    let traffic = world.shared.traffic();
     if world.shared.checks.violation().is_none() {
         world.heal().await;
         settle(&world, &shoppers).await;
@@ -81,7 +85,7 @@ async fn play(plan: &Plan, keep_trace: bool) -> Outcome {
     }
     let (lines, hash, trace) = world.shared.trace.finish();
     let (virtual_ms, tally) = (world.shared.time.now_ms(), world.shared.checks.tally());
-    Outcome { violation, lines, hash, trace, virtual_ms, tally }
+    Outcome { violation, lines, hash, trace, virtual_ms, tally, traffic }
 }
 
 /// Everything that the plan says. Answers the shoppers, who may still be at it.

@@ -49,7 +49,7 @@ pub enum RetireError {
     },
     /// There is nothing to take back.
     #[error(
-        "nobody has asked for {0} to be retired, or it is confirmed: there is nothing to take back"
+        "nobody has asked for {0} to be retired, or it has ended: there is nothing to take back"
     )]
     NothingToWithdraw(RegionId),
     /// One at a time.
