@@ -54,7 +54,7 @@ fn what_dies_comes_back_and_what_was_killed_on_purpose_stays_down() {
 }
 
 #[test]
-fn a_killed_supervisor_leaves_nothing_and_the_next_one_goes_on() {
+fn a_killed_supervisor_leaves_nothing_and_the_next_one_goes_on_as_it_was() {
     let deployment = Deployment::start();
     let status = deployment.status();
     let mut pids: Vec<i32> = ["load_balancer_pid", "payment_simulator_pid"]
@@ -83,5 +83,14 @@ fn a_killed_supervisor_leaves_nothing_and_the_next_one_goes_on() {
 
     let again = deployment.up();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    deployment.wait_ready();
+
+    // A region that takes no orders is no reason to leave the others down.
+    deployment.entrepot_ok(&["region", "drain", "eu-west"]);
+    deployment.entrepot_ok(&["down"]);
+    let drained = deployment.up();
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    assert_eq!(deployment.region("eu-west")["state"], "draining");
+    deployment.entrepot_ok(&["region", "resume", "eu-west"]);
     deployment.wait_ready();
 }

@@ -115,7 +115,7 @@ pub(crate) async fn request(data_dir: &Path, request: &Request) -> anyhow::Resul
     Ok(serde_json::from_value(ask(&layout, request).await?)?)
 }
 
-/// Starts a supervisor in the background and returns when everything is ready.
+/// Starts a supervisor in the background and returns when everything has come up.
 pub(crate) async fn detach(options: &Options, show: fn(&str)) -> anyhow::Result<()> {
     let layout = Layout::new(std::path::absolute(&options.data_dir)?);
     std::fs::create_dir_all(layout.logs_dir())
@@ -148,7 +148,7 @@ pub(crate) async fn detach(options: &Options, show: fn(&str)) -> anyhow::Result<
                     show(line);
                 }
                 shown = report.progress.len();
-                if report.is_ready() {
+                if report.has_started() {
                     show(&format!("\n{}", report.table()));
                     show("`entrepot down` stops everything.");
                     return Ok(());

@@ -27,6 +27,11 @@ use crate::types::RegionId;
 const READY_LIMIT: Duration = Duration::from_mins(1);
 /// For a server: its pools, its subscriptions and the amnesia checks.
 const SERVER_READY_LIMIT: Duration = Duration::from_secs(30);
+/// A server that says this of itself has come up; what keeps it from taking orders does not end by itself, and is no reason
+/// to stop the other regions.
+const STAYS: [&str; 4] = ["ready", "draining", "fenced", "set_back"];
+/// A server that says this does not know yet.
+const IN_DOUBT: &str = "in_doubt";
 /// Longer than a server's own grace for open requests (5 s).
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(8);
 /// The simulator writes every answer down before it gives it.
@@ -278,9 +283,17 @@ impl Deployment {
         let mut spec = self.entrepot(&format!("{name}.server"), name, "serve");
         spec.environment.extend(self.clock(name)?);
         let port = self.ports.http(index);
-        let is_ready = async || probe::status(port, "/readyz").await == Some(200);
-        self.start(Part::Server(name), spec, SERVER_READY_LIMIT, is_ready).await?;
-        self.progress(&format!("{name}: server is ready"));
+        let has_come_up = async || STAYS.contains(&probe::readiness(port).await.as_str());
+        let started = self.start(Part::Server(name), spec, SERVER_READY_LIMIT, has_come_up).await;
+        let state = probe::readiness(port).await;
+        // It waits for others, which may be waiting for an operator.
+        if state != IN_DOUBT {
+            started?;
+        }
+        self.progress(&match state.as_str() {
+            "ready" => format!("{name}: server is ready"),
+            other => format!("{name}: server runs, and takes no orders: {other}"),
+        });
         Ok(())
     }
 

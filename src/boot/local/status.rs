@@ -45,7 +45,7 @@ pub(crate) struct RegionReport {
     pub(crate) auditor_database_url: String,
     pub(crate) nats_url: String,
     pub(crate) pids: Pids,
-    /// `ready` when `/readyz` answers 200; otherwise what stands in the way.
+    /// `ready` when `/readyz` answers 200; otherwise what stands in the way, in the words of `/readyz` where it answers.
     pub(crate) state: String,
     /// How often each program died by itself, and how last.
     pub(crate) deaths: Vec<Death>,
@@ -79,9 +79,14 @@ pub(crate) struct LinkReport {
 }
 
 impl Report {
+    /// Everything has come up; a region may take no orders all the same.
+    pub(crate) fn has_started(&self) -> bool {
+        self.phase == Phase::Started
+    }
+
     /// Whether every region is ready.
     pub(crate) fn is_ready(&self) -> bool {
-        self.phase == Phase::Started && self.regions.iter().all(|region| region.state == "ready")
+        self.has_started() && self.regions.iter().all(|region| region.state == "ready")
     }
 
     /// For people, with what one needs to look into a program: its pid, and the database's URL. The password
