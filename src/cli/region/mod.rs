@@ -4,6 +4,9 @@
 //! Each region is asked at its own server where the configuration names one: an operator wants to
 //! know what a region says that the load balancer has already given up.
 
+mod evacuate;
+mod retire;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +18,9 @@ use serde_json::{Value, json};
 use super::client::{ApiClient, Call};
 use super::output;
 use super::target::{Target, TargetArgs};
-use crate::types::{CustomerId, RegionId};
+use crate::types::RegionId;
+
+pub(super) use evacuate::give_up;
 
 /// Who pulls levers in a local deployment, for the audit trail.
 const OPERATOR: &str = "operator";
@@ -62,9 +67,9 @@ enum Lever {
     /// Declares a region dead: the others take over what it had not sold, and one of them its orders.
     Fence(FenceArgs),
     /// Gives a region up while it lives: what it may sell and its orders go to another one.
-    Evacuate(EvacuateArgs),
+    Evacuate(evacuate::Args),
     /// A region is gone for good: two people say so, and what it had not sold below its ceilings is freed.
-    Retire(RetireArgs),
+    Retire(retire::Args),
     /// A fenced region comes back; one whose database was set back begins a new incarnation.
     Rejoin(LeverArgs),
 }
@@ -99,36 +104,6 @@ struct FenceArgs {
     gone: bool,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  entrepot region evacuate eu-west --dry-run\n  entrepot region evacuate eu-west --to us-east\n  entrepot region evacuate eu-west --abort"
-)]
-struct EvacuateArgs {
-    #[command(flatten)]
-    lever: LeverArgs,
-    /// Who gets everything; the first region in reach if absent.
-    #[arg(long)]
-    to: Option<RegionId>,
-    /// Ends an evacuation that has not moved orders yet; the region takes orders again.
-    #[arg(long, conflicts_with_all = ["dry_run", "to"])]
-    abort: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  entrepot region retire eu-west --dry-run\n  entrepot region retire eu-west --operator alice\n  entrepot region retire eu-west --operator bob"
-)]
-struct RetireArgs {
-    #[command(flatten)]
-    lever: LeverArgs,
-    /// Who says so, in a local deployment; elsewhere the token tells.
-    #[arg(long, default_value = OPERATOR, value_name = "NAME")]
-    operator: CustomerId,
-    /// Takes back what the first person said.
-    #[arg(long, conflicts_with = "dry_run")]
-    abort: bool,
-}
-
 /// One region and what it sees.
 #[derive(Debug, Serialize)]
 struct Viewpoint {
@@ -145,7 +120,7 @@ struct Seen {
 }
 
 pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::find(&args.target, "operator")?;
+    let target = Target::find(&args.target, OPERATOR)?;
     let views =
         futures::future::join_all(target.regions.iter().map(|region| look(&target, *region)));
     let views = views.await;
@@ -225,10 +200,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             ("fence", lever, by, if gone { "?gone=true" } else { "" })
         }
         Lever::Rejoin(args) => ("rejoin", args, None, ""),
-        Lever::Evacuate(args) => return evacuate(args).await,
-        Lever::Retire(args) => return retire(args).await,
+        Lever::Evacuate(args) => return evacuate::run(args).await,
+        Lever::Retire(args) => return retire::run(args).await,
     };
-    let target = Target::find(&args.target, "operator")?;
+    let target = Target::find(&args.target, OPERATOR)?;
     let region = args.region;
     ensure_known(&target, region)?;
     let asked = match by {
@@ -258,180 +233,9 @@ fn ensure_known(target: &Target, region: RegionId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn evacuate(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
-    let EvacuateArgs { lever, to, abort } = args;
-    let target = Target::find(&lever.target, "operator")?;
-    let region = lever.region;
-    ensure_known(&target, region)?;
-    let heir = to.map(|to| format!("&to={to}")).unwrap_or_default();
-    let query = format!("dry_run={}&abort={abort}{heir}", lever.dry_run);
-    let tell = |answer: &Value| {
-        if !lever.json {
-            report_evacuation(false, answer);
-        }
-    };
-    let answer = evacuated(&target, region, &query, tell).await?;
-    report_evacuation(lever.json, &answer);
-    ensure_given_up(region, &answer)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Asks until it has ended: each call waits a while, and tells how far it is.
-async fn evacuated(
-    target: &Target,
-    region: RegionId,
-    query: &str,
-    tell: impl Fn(&Value),
-) -> anyhow::Result<Value> {
-    let server = server_of(target, region)?;
-    let mut told = Value::Null;
-    loop {
-        let follows = told["run"].as_str().map(|run| format!("&run={run}")).unwrap_or_default();
-        let path = format!("/api/v1/admin/regions/{region}/evacuate?{query}{follows}");
-        let call = Call {
-            method: Method::POST,
-            path: &path,
-            token: target.admin(region),
-            idempotency_key: None,
-            body: Bytes::new(),
-        };
-        let answer: Value = server.send(call).await?.expect(&path)?;
-        if answer.get("would").is_some() {
-            return Ok(answer);
-        }
-        match answer["status"].as_str() {
-            Some("done" | "failed" | "aborted") => return Ok(answer),
-            Some(_) => {}
-            None => anyhow::bail!("{region} does not say how far it is: {answer}"),
-        }
-        if answer != told {
-            tell(&answer);
-        }
-        told = answer;
-    }
-}
-
-fn ensure_given_up(region: RegionId, answer: &Value) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        answer["status"] != "failed",
-        "{region} is drained and not given up: {}; what has moved stays moved. Repeat it, or `entrepot region resume \
-         {region}`",
-        answer["detail"].as_str().unwrap_or("no reason was told")
-    );
-    Ok(())
-}
-
-/// Gives a region up, to the first one in reach.
-pub(super) async fn give_up(target: &Target, region: RegionId) -> anyhow::Result<()> {
-    let answer = evacuated(target, region, "", |_| {}).await?;
-    ensure_given_up(region, &answer)
-}
-
 /// Puts a region back into traffic.
 pub(super) async fn resume(target: &Target, region: RegionId) -> anyhow::Result<()> {
     pull(target, "resume", region, region).await.map(drop)
-}
-
-async fn retire(args: RetireArgs) -> anyhow::Result<ExitCode> {
-    let RetireArgs { lever, operator, abort } = args;
-    let target = Target::find(&lever.target, &operator.to_string())?;
-    let region = lever.region;
-    ensure_known(&target, region)?;
-    let asked = survivor(&target, region).await?;
-    let query = format!("retire?dry_run={}&abort={abort}", lever.dry_run);
-    let mut answer = post(&target, &query, region, asked).await?;
-    while answer["status"] == "retiring" {
-        tokio::time::sleep(LOOK).await;
-        answer = post(&target, &query, region, asked).await?;
-    }
-    output::line(&if lever.json { answer.to_string() } else { retirement_text(&answer) });
-    Ok(ExitCode::SUCCESS)
-}
-
-fn retirement_text(answer: &Value) -> String {
-    let text = |name: &str| answer[name].as_str().unwrap_or("?");
-    let count = |pointer: &str| answer.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
-    let region = text("region");
-    if answer.get("would").is_some() {
-        let asked = answer["asked_by"].as_str().map(|who| format!("; {who} has asked for it"));
-        return format!(
-            "{region} would be retired{}; {} units below its ceilings would be freed; {} payments are for orders that \
-             nobody knows",
-            asked.unwrap_or_default(),
-            count("/units_stranded"),
-            count("/lost_orders/payments"),
-        );
-    }
-    match text("status") {
-        "asked" => format!(
-            "{region}: {} asks for it to be retired; another person has to confirm by the same command within a day",
-            text("asked_by")
-        ),
-        "withdrawn" => format!("{region} is not going to be retired"),
-        _ => {
-            let mut lines = vec![format!(
-                "{region} is retired, as {} and {} say; {} units are free again; {} payments are for orders that nobody knows",
-                text("asked_by"),
-                text("confirmed_by"),
-                count("/units_freed"),
-                count("/lost_orders/payments"),
-            )];
-            if count("/units_uncovered") > 0 {
-                let units = count("/units_uncovered");
-                lines.push(format!(
-                    "  {units} units are held by orders and are nowhere: count the shelves"
-                ));
-            }
-            if let Some(why) = answer.pointer("/lost_orders/not_read").and_then(Value::as_str) {
-                lines.push(format!("  the payment provider's ledger could not be read: {why}"));
-            }
-            let items = answer.pointer("/lost_orders/items").and_then(Value::as_array);
-            for item in items.into_iter().flatten() {
-                let order = item["order_id"].as_str().unwrap_or("?");
-                let held =
-                    match (item["held"]["amount"].as_i64(), item["held"]["currency"].as_str()) {
-                        (Some(amount), Some(currency)) => {
-                            format!("{amount} {currency} (minor units) held")
-                        }
-                        _ => "not decided by the provider".to_owned(),
-                    };
-                let again = item["placed_again_as"].as_str();
-                let again = again.map(|order| format!("; placed again as {order}"));
-                lines.push(format!("  order {order}: {held}{}", again.unwrap_or_default()));
-            }
-            lines.join("\n")
-        }
-    }
-}
-
-fn report_evacuation(as_json: bool, answer: &Value) {
-    if as_json {
-        output::line(&answer.to_string());
-        return;
-    }
-    let text = |name: &str| answer[name].as_str().unwrap_or("?");
-    let count = |name: &str| answer[name].as_u64().unwrap_or(0);
-    let line = if answer.get("would").is_some() {
-        format!(
-            "{} would be drained; {} orders and {} units would go to {}; {} orders are on their way and would be waited for",
-            text("region"),
-            count("orders"),
-            count("units"),
-            text("to"),
-            count("undecided"),
-        )
-    } else {
-        format!(
-            "{}: {}; {} units and {} orders have gone to {}",
-            text("region"),
-            text("status"),
-            count("units_moved"),
-            count("orders_moved"),
-            text("to"),
-        )
-    };
-    let detail = answer["detail"].as_str().map(|detail| format!(" ({detail})"));
-    output::line(&format!("{line}{}", detail.unwrap_or_default()));
 }
 
 /// Pulls a lever at the server of `asked`, and waits until that is done. Answers what there is to tell.
