@@ -92,7 +92,8 @@ async fn two_people_end_a_region_that_is_gone_for_good() {
     world.entrepot(&["region", "rejoin", REGION]);
     world.until("it is back", async || world.is_ready()).await;
     assert!(world.epoch(REGION).await > epoch + 1);
-    assert_eq!(world.seen("us-east", REGION).await["status"], "ready");
+    let is_there = async || world.seen("us-east", REGION).await["status"] == "ready";
+    world.until("the others see that it is back", is_there).await;
     world.audit().await;
     for region in ["us-east", REGION] {
         assert_eq!(world.inventory(region, &sku).await["reserved"], 60, "as {region} sees it");

@@ -3,6 +3,7 @@
 //! Done again it goes on, or takes what has come to be known since: every step finds what it did before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Retire, RetireError};
 use crate::app::joining::{self, JoinError};
@@ -16,16 +17,23 @@ use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX, MARKS_MAX};
 use crate::replication::retirement::Retirement;
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
+/// A link that was just mended is known to be within some heartbeats, and a lease is renewed every 2 s.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// Between looks at who is there.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Retire {
     pub(super) async fn carry_out(&self, retirement: &mut Retirement) -> Result<(), RetireError> {
         let (region, ends) = (retirement.region, retirement.ends);
         let others = self.others(region).await?;
-        let reachable = self.rights.reachability.reachable();
-        if let Some(away) = others.iter().find(|peer| !reachable.contains(peer)) {
-            return Err(JoinError::Unreachable(*away).into());
-        }
-        if !self.region.holds_order_lease(0) {
-            return Err(RetireError::NoLease);
+        let all_there = async {
+            while self.not_there(&others).is_some() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        drop(tokio::time::timeout(HEARD_WITHIN, all_there).await);
+        if let Some(error) = self.not_there(&others) {
+            return Err(error);
         }
         self.adoption.fence(region, true).await?;
         let proposer = self.adoption.complete(region, &others).await?;
@@ -52,6 +60,15 @@ impl Retire {
         tracing::warn!(%region, %ends, freed, lost, "{region} is retired: {freed} units are free, {lost} payments are for orders that nobody knows");
         retirement.outcome = Some(outcome);
         Ok(())
+    }
+
+    /// Why it can't be carried out at this moment.
+    fn not_there(&self, others: &[RegionId]) -> Option<RetireError> {
+        let reachable = self.rights.reachability.reachable();
+        let away = others.iter().copied().find(|peer| !reachable.contains(peer));
+        let away = away.map(|away| JoinError::Unreachable(away).into());
+        let may_act = self.region.holds_order_lease(0);
+        away.or_else(|| (!may_act).then_some(RetireError::NoLease))
     }
 
     /// Everybody who may know something: all but those that are gone for good as well.
