@@ -106,6 +106,8 @@ pub struct Adoption {
     pub lease: Arc<OrderLease>,
     /// What this process takes over; nothing at first.
     pub lost: Mutex<BTreeMap<RegionId, Lost>>,
+    /// Two that propose the same steward at once replace each other's proposal, and each takes that for a refusal.
+    pub alone: tokio::sync::Mutex<()>,
 }
 
 impl Adoption {
@@ -134,6 +136,7 @@ impl Adoption {
         if !self.region.may_write() {
             return Ok(());
         }
+        let _alone = self.alone.lock().await;
         self.resume().await?;
         let lost = self.lost.lock().expect("no panic while held").clone();
         let mut first = Ok(());
@@ -281,6 +284,7 @@ impl Adoption {
         region: RegionId,
         others: &[RegionId],
     ) -> Result<Proposer, AdoptError> {
+        let _alone = self.alone.lock().await;
         self.resume().await?;
         let lost = self.lost.lock().expect("no panic while held").get(&region).cloned();
         let lost = lost.ok_or(AdoptError::Over(region))?;

@@ -222,6 +222,7 @@ async fn parts(
         signals: signals.clone(),
         lease: Arc::clone(&lease),
         lost: Mutex::default(),
+        alone: tokio::sync::Mutex::default(),
     });
     let evacuation = Arc::new(Evacuation {
         region: Arc::clone(&region),

@@ -283,6 +283,7 @@ impl Parts {
             signals: signals.clone(),
             lease,
             lost: Mutex::default(),
+            alone: tokio::sync::Mutex::default(),
         });
         let retire = Arc::new(Retire {
             region: Arc::clone(&region),

@@ -48,7 +48,7 @@ pub(in crate::http) struct RetireQuery {
     responses((status = 200, description = "It waits for a second person, is done, was taken back, or would come to this", body = RetirementOut),
               (status = 202, description = "Under way: ask again", body = RetirementOut),
               (status = 404, description = "`not_found`"),
-              (status = 409, description = "`not_retirable`, `second_person_needed`, `not_fenceable`, `region_set_back`"),
+              (status = 409, description = "`not_retirable`, `second_person_needed`, `rejoin_refused`, `region_set_back`"),
               (status = 503, description = "`every_region_needed`, `no_majority`, `home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn retire(
     State(context): State<Context>,
