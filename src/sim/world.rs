@@ -11,7 +11,7 @@ use crate::app::{AdjustStock, Adjustment, Put, PutProduct, Region};
 use crate::domain::catalogue::{Node, NodeKind, Product};
 use crate::ports::{ChangeSet, RejoinStore as _, Stamp, Store as _};
 use crate::runtime::spawn_named;
-use crate::types::{Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, StockKey, TransferId};
+use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber, StockKey, TransferId};
 
 use super::bus::Hub;
 use super::checks::Checks;
@@ -362,18 +362,22 @@ impl World {
         site.skew.jump(by_ms);
     }
 
-    /// Whoever is fenced is told by its database only. What it wrote by then is no measure any more: in the
-    /// next epoch nothing of it is anybody's.
+    /// Whoever is fenced is told by its database only. This stands for a region whose rejoin had nothing to
+    /// tell: while another one has not applied all that it wrote, its epoch goes on.
     async fn next_epoch(&self, region: usize) {
         let memory = &self.sites[region].memory;
-        let (own, Epoch(epoch)) = (memory.region(), memory.tables().head().epoch);
-        let epoch = Epoch(epoch + 1);
-        // An order that it gave away is the other one's, which never hears of it then.
-        if self.gives_away(region) {
+        let (own, written) = (memory.region(), memory.tables().head());
+        let epoch = Epoch(written.epoch.0 + 1);
+        let others = || self.sites.iter().enumerate().filter(|(index, _)| *index != region);
+        let is_known = others().all(|(_, peer)| {
+            let applied = peer.memory.tables().watermarks.get(&own).map(|mark| mark.position);
+            applied == Some(written)
+        });
+        if !is_known {
             return;
         }
         self.shared.checks.forgets(own);
-        for (index, peer) in self.sites.iter().enumerate().filter(|(index, _)| *index != region) {
+        for (index, peer) in others() {
             let store = MemoryRights::new(peer.memory.clone(), peer.memory.tables().head().epoch);
             store.note_incarnation(own, epoch).await.expect("a database in memory answers");
             self.shared.checks.noted(peer.region, own, epoch);
@@ -382,21 +386,6 @@ impl World {
             }
         }
         memory.begin_epoch(epoch);
-    }
-
-    /// An order has gone to a region that does not know it yet.
-    fn gives_away(&self, region: usize) -> bool {
-        let tables = self.sites[region].memory.tables().clone();
-        let is_under_way = |id: &OrderId, home: RegionId| {
-            let heir = self.sites.iter().find(|site| site.region == home);
-            let knows = |known: &Tables| {
-                known.orders.get(id).is_some_and(|record| record.order.home_region == home)
-            };
-            heir.is_some_and(|heir| !knows(&heir.memory.tables()))
-        };
-        let own = self.sites[region].region;
-        let mut gone = tables.orders.iter().map(|(id, record)| (id, record.order.home_region));
-        gone.any(|(id, home)| home != own && is_under_way(id, home))
     }
 
     async fn rename(&self, region: usize, place: usize) {

@@ -121,7 +121,7 @@ fn check<const N: usize, const A: usize>(
     let until = HasDiscoveries::AnyFailures;
     let checker = world.clone().checker().threads(2).finish_when(until);
     let checker = match limit {
-        Some(limit) => checker.timeout(limit).spawn_bfs().join(),
+        Some(limit) => checker.timeout(limit).spawn_dfs().join(),
         None => checker.spawn_bfs().join(),
     };
     let mut found = Found::default();
