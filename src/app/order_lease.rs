@@ -142,6 +142,14 @@ impl OrderLease {
         }
     }
 
+    /// Another region says that this one was given up, and has not returned.
+    pub async fn is_fenced_elsewhere(&self) -> bool {
+        let epoch = self.region.epoch;
+        let asked = self.bus.peers().into_iter().map(|peer| self.ask(peer, LeaseAsk::Renew(epoch)));
+        let mut answers = join_all(asked).await.into_iter().flatten();
+        answers.any(|said| matches!(said, LeaseAnswer::Renewed { fenced: true, .. }))
+    }
+
     async fn reclaim(&self) -> Result<(), ReclaimError> {
         let own = self.region.id;
         let (proposer, mut values) = self.prepare().await?;

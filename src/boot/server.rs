@@ -17,7 +17,7 @@ use crate::app::retire::Retire;
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
-    ORDER_LEASE, OrderLease, Region, SagaRunner, Signals, Stops, Verification, Writer,
+    ORDER_LEASE, OrderLease, Region, Routing, SagaRunner, Signals, Stops, Verification, Writer,
     WriterSettings,
 };
 use crate::bus::{NatsAddresses, NatsBus};
@@ -135,6 +135,7 @@ struct Parts {
     adoption: Arc<Adoption>,
     evacuation: Arc<Evacuation>,
     retire: Arc<Retire>,
+    routing: Arc<Routing>,
     verification: Arc<Verification>,
     metrics: Arc<Metrics>,
     signals: Signals,
@@ -328,6 +329,13 @@ async fn parts(
         alone: tokio::sync::Mutex::default(),
         on_begun: Box::new(ended),
     });
+    let routing = Arc::new(Routing {
+        region: Arc::clone(&region),
+        rights: Arc::clone(&rights),
+        store: store.clone(),
+        step: config.routing.canary_step,
+        since: Mutex::default(),
+    });
     let replication = workers::Replication { region, bus, store, peers, stops };
     Ok(Parts {
         app,
@@ -339,6 +347,7 @@ async fn parts(
         adoption,
         evacuation,
         retire,
+        routing,
         verification,
         metrics,
         signals,
@@ -393,6 +402,7 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
     tasks.spawn("rejoin server", serving);
     tasks.spawn("order lease", workers::order_lease(Arc::clone(&parts.lease), stop()));
     tasks.spawn("adoption", workers::adoption(Arc::clone(&parts.adoption), stop()));
+    tasks.spawn("canary", workers::canary(Arc::clone(&parts.routing), stop()));
     let (rights, log) = (Arc::clone(rights), Arc::clone(&replication.store));
     let asked = Arc::new(LeaseHandler { rights, log });
     let (bus, until) = (Arc::clone(&replication.bus), stop());
@@ -463,6 +473,7 @@ fn context(
         adoption: Some(Arc::clone(&parts.adoption)),
         evacuation: Some(Arc::clone(&parts.evacuation)),
         retire: Some(Arc::clone(&parts.retire)),
+        routing: Some(Arc::clone(&parts.routing)),
         verification: Some(Arc::clone(&parts.verification)),
         outbox: Some(Arc::clone(&parts.replication.store)),
         forwarder: http::Forwarder::new(config.region, peers.collect(), &trust),

@@ -14,6 +14,7 @@ mod payment_simulator;
 mod reconcile;
 mod region;
 mod replay;
+mod routing;
 mod seed;
 mod serve;
 mod sim;
@@ -47,6 +48,7 @@ enum Command {
     Bench(bench::Args),
     Regions(region::ListArgs),
     Region(region::Args),
+    Routing(routing::Args),
     Reconcile(reconcile::Args),
     Chaos(chaos::Args),
     PaymentSimulator(payment_simulator::Args),
@@ -97,6 +99,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args).await,
         Command::Regions(args) => region::list(args).await,
         Command::Region(args) => region::run(args).await,
+        Command::Routing(args) => routing::run(args).await,
         Command::Reconcile(args) => reconcile::run(args).await,
         Command::Chaos(args) => chaos::run(args).await,
         Command::PaymentSimulator(args) => payment_simulator::run(args).await,

@@ -11,7 +11,7 @@ use super::check::{self, Located};
 use super::reader::{Problem, Report, Section};
 use super::{
     Auth, Config, DatabaseLocation, Escrow, Limits, LinkLatency, NatsLocation, Orders, Payments,
-    PeerLocation, Programs, Reconciliation, Region, Replication, Server,
+    PeerLocation, Programs, Reconciliation, Region, Replication, Routing, Server,
 };
 use crate::types::{RegionId, RegionNumber};
 
@@ -99,6 +99,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
     let replication = Replication::read(root.section("replication"));
     let escrow = Escrow::read(root.section("escrow"));
     let reconciliation = Reconciliation::read(root.section("reconciliation"));
+    let routing = Routing::read(root.section("routing"));
 
     let sections = root.sections("regions");
     let regions_given = sections.len();
@@ -141,6 +142,7 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         replication,
         escrow,
         reconciliation,
+        routing,
         regions: regions.into_iter().map(|region| region.value).collect(),
     })
 }

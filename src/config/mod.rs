@@ -30,7 +30,7 @@ use crate::types::{RegionId, RegionNumber};
 pub use reader::Problem;
 pub use region::{DatabaseAddress, NatsAddress, NatsLogin, Peer, RegionConfig};
 pub use secret::Secret;
-pub use settings::{Escrow, Limits, Orders, Reconciliation, Replication};
+pub use settings::{Escrow, Limits, Orders, Reconciliation, Replication, Routing};
 
 /// Environment variable with the database password, where no file is named.
 pub const DATABASE_PASSWORD_VARIABLE: &str = "ENTREPOT_DATABASE_PASSWORD";
@@ -75,6 +75,8 @@ pub struct Config {
     pub escrow: Escrow,
     /// How often a region compares everything.
     pub reconciliation: Reconciliation,
+    /// The way back into traffic.
+    pub routing: Routing,
     /// Every region of the deployment, in the order of the file (nearest first for a fail-over).
     pub regions: Vec<Region>,
 }

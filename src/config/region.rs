@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     Auth, Config, DATABASE_PASSWORD_VARIABLE, DatabaseLocation, Escrow, Limits,
     MIGRATION_PASSWORD_VARIABLE, NATS_PASSWORD_VARIABLE, NatsLocation, Orders, Reconciliation,
-    Replication, Secret, WEBHOOK_SECRET_VARIABLE,
+    Replication, Routing, Secret, WEBHOOK_SECRET_VARIABLE,
 };
 use crate::types::{RegionId, RegionNumber};
 
@@ -62,6 +62,8 @@ pub struct RegionConfig {
     pub escrow: Escrow,
     /// How often a region compares everything.
     pub reconciliation: Reconciliation,
+    /// The way back into traffic.
+    pub routing: Routing,
 }
 
 /// A database and its password.
@@ -173,6 +175,7 @@ impl Config {
             replication: self.replication.clone(),
             escrow: self.escrow.clone(),
             reconciliation: self.reconciliation.clone(),
+            routing: self.routing.clone(),
         })
     }
 }

@@ -179,3 +179,19 @@ impl Reconciliation {
         Self { interval }
     }
 }
+
+/// `[routing]`: how a region that was lost gets its shoppers back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// How long it serves 5, then 25, then 50 % of them before the next step: long enough for a person or an alert to
+    /// stop it (`entrepot region drain`), short enough that the others are not overloaded for long.
+    pub canary_step: Duration,
+}
+
+impl Routing {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let canary_step = section.millis("canary_step_ms", 60_000, 0..=86_400_000);
+        section.finish();
+        Self { canary_step }
+    }
+}

@@ -98,7 +98,7 @@ name = "e"
             test.toml:30: [[regions]]: `name`: `C` is not a region's name: 1 to 15 of a-z, 0-9 and -, beginning with a letter
             test.toml:31: [[regions]]: `number` must be 1 to 255
             test.toml:33: [[regions]]: `number` is missing
-            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, reconciliation, regions, replication, witness
+            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, reconciliation, regions, replication, routing, witness
         "#]],
     );
 }

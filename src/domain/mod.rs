@@ -7,3 +7,4 @@ pub mod fraud;
 pub mod idempotency;
 pub mod inventory;
 pub mod order;
+pub mod routing;

@@ -17,6 +17,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::types::RegionId;
 
 use crate::app::App;
+use crate::app::Routing;
 use crate::app::Verification;
 use crate::app::adoption::Adoption;
 use crate::app::evacuate::Evacuation;
@@ -87,6 +88,8 @@ pub struct ContextParts {
     pub evacuation: Option<Arc<Evacuation>>,
     /// Ends regions that are gone for good; `None` where there are no other regions.
     pub retire: Option<Arc<Retire>>,
+    /// Knows who serves whose shoppers; `None` where there are no other regions.
+    pub routing: Option<Arc<Routing>>,
     /// Knows whether the database is to be trusted; `None` where there are no other regions.
     pub verification: Option<Arc<Verification>>,
     /// Compares what must agree; `None` where there are no other regions.

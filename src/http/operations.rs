@@ -3,18 +3,21 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse};
+use axum::response::{Html, IntoResponse, Response};
 use utoipa_axum::routes;
 
 use crate::telemetry::metrics;
 
 use super::context::{Context, HealthReport};
+use super::dto::routing::ToldOut;
+use super::problem::Problem;
 use super::routes::{Access, Routes};
 
 pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(Access::Public, routes!(livez))
         .add(Access::Public, routes!(readyz))
+        .add(Access::Public, routes!(routing))
         .add(Access::Public, routes!(metrics_text))
         .add(Access::Public, routes!(openapi))
         .add(Access::Public, routes!(docs))
@@ -35,6 +38,20 @@ async fn readyz(State(context): State<Context>) -> impl IntoResponse {
     let report = context.health.report().await;
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(report))
+}
+
+/// What this region knows of who serves whose shoppers, for a load balancer: of the answers of several regions the one
+/// with the highest ballot counts. See `docs/adr/0016-routing.md`.
+#[utoipa::path(get, path = "/routing", tag = "operations", responses(
+    (status = 200, description = "One route for each region", body = ToldOut),
+    (status = 404, description = "`not_found`: there are no other regions"),
+    (status = 503, description = "`dependency_unavailable`"),
+))]
+async fn routing(State(context): State<Context>) -> Result<Response, Problem> {
+    let routing = context.routing.clone().ok_or_else(|| Problem::not_found("route"))?;
+    let told = routing.tell().await?;
+    let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((headers, Json(ToldOut::from(told))).into_response())
 }
 
 /// Metrics in the Prometheus text format.

@@ -303,6 +303,7 @@ impl Fixture {
             adoption: None,
             evacuation: None,
             retire: None,
+            routing: None,
             verification: None,
             forwarder: Forwarder::new(own, choices.peers, &choices.trust),
             webhook_secrets: [("simulator".to_owned(), WEBHOOK_SECRET.parse().unwrap())].into(),

@@ -285,7 +285,7 @@ pub struct Contested {
     pub other: OrderRecord,
 }
 
-/// Why a region takes no new orders, kept over restarts.
+/// Why a region takes no new orders, or not all that it could, kept over restarts.
 #[async_trait]
 pub trait StopStore: Send + Sync {
     /// An operator drains or resumes the region, by its incarnation `epoch`. A region whose database was
@@ -293,6 +293,15 @@ pub trait StopStore: Send + Sync {
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
     /// Keeps the proof that this database was set back; the first one counts.
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
+    /// How many steps a region that is back has taken towards all of its shoppers; `None` when it serves them all.
+    async fn canary(&self) -> Result<Option<u8>, StoreError>;
+    /// Takes it from one to another. `false`: it was another already.
+    async fn set_canary(
+        &self,
+        epoch: Epoch,
+        from: Option<u8>,
+        to: Option<u8>,
+    ) -> Result<bool, StoreError>;
 }
 
 /// Work that survives a crash.

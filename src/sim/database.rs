@@ -355,6 +355,21 @@ impl StopStore for Database {
         self.shared.checks.noticed(self.region());
         Ok(())
     }
+
+    async fn canary(&self) -> Result<Option<u8>, StoreError> {
+        self.reads().await?;
+        self.memory.canary().await
+    }
+
+    async fn set_canary(
+        &self,
+        epoch: Epoch,
+        from: Option<u8>,
+        to: Option<u8>,
+    ) -> Result<bool, StoreError> {
+        self.reads().await?;
+        self.memory.set_canary(epoch, from, to).await
+    }
 }
 
 #[async_trait]

@@ -533,8 +533,9 @@ impl World {
             self.shared.checks.drained(self.sites[region].region, false);
         }
         let drained = server.app.stops.drain(draining).await;
-        if draining && drained.is_ok() {
-            self.shared.checks.drained(self.sites[region].region, true);
+        // Also when it is resumed: an order to drain it that was slow may have been carried out in between.
+        if drained.is_ok() {
+            self.shared.checks.drained(self.sites[region].region, draining);
         }
         self.shared.note(REGIONS[region], format_args!("drains {draining}: {drained:?}"));
     }

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "moved_orders", include_str!("../../migrations/0009_moved_orders.sql")),
     (10, "retirements", include_str!("../../migrations/0010_retirements.sql")),
     (11, "pins", include_str!("../../migrations/0011_pins.sql")),
+    (12, "canary", include_str!("../../migrations/0012_canary.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -125,7 +125,7 @@ SELECT $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5 FROM outbox WHERE epoch = $
 
 /// The first process of the incarnation, and nothing is known against it.
 const BEGIN_IDENTITY: &str = "
-UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, draining = false,
+UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, draining = false, canary = 0,
     hlc_floor = (SELECT max(updated_hlc) FROM orders
                  WHERE home_region = region_identity.region AND substr(updated_hlc, 27) = region_identity.region)
 WHERE set_back IS NOT NULL AND epoch = $2";

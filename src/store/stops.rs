@@ -8,7 +8,7 @@ use crate::types::Epoch;
 use super::encode::store_error;
 use super::{PgStore, within};
 
-pub(super) const STATEMENTS: &[&str] = &[SET_DRAINING, SET_BACK];
+pub(super) const STATEMENTS: &[&str] = &[SET_DRAINING, SET_BACK, CANARY, SET_CANARY];
 
 /// A region whose database was set back stays out of traffic, whoever resumes it. Nothing found is
 /// another epoch: this incarnation has no say any more (I-13).
@@ -20,6 +20,13 @@ RETURNING set_back IS NOT NULL";
 const SET_BACK: &str = "
 UPDATE region_identity SET draining = true, set_back = coalesce(set_back, $2) WHERE epoch = $1 RETURNING true";
 
+const CANARY: &str = "SELECT canary FROM region_identity";
+
+/// Answers whether it was done; nothing where the incarnation is over.
+const SET_CANARY: &str = "
+UPDATE region_identity SET canary = CASE WHEN canary IS NOT DISTINCT FROM $2 THEN $3 ELSE canary END WHERE epoch = $1
+RETURNING canary IS NOT DISTINCT FROM $3";
+
 #[async_trait]
 impl StopStore for PgStore {
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError> {
@@ -29,6 +36,29 @@ impl StopStore for PgStore {
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError> {
         self.stop(sqlx::query_scalar(SET_BACK).bind(epoch_column(epoch)).bind(proof)).await?;
         Ok(())
+    }
+
+    async fn canary(&self) -> Result<Option<u8>, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let query = sqlx::query_scalar::<_, Option<i16>>(CANARY).fetch_optional(&mut *lease);
+            let found = within(self.deadline, query).await?;
+            lease.keep();
+            Ok(found.flatten())
+        };
+        let steps = call.await.map_err(store_error)?;
+        Ok(steps.map(|steps| u8::try_from(steps).unwrap_or(u8::MAX)))
+    }
+
+    async fn set_canary(
+        &self,
+        epoch: Epoch,
+        from: Option<u8>,
+        to: Option<u8>,
+    ) -> Result<bool, StoreError> {
+        let (from, to) = (from.map(i16::from), to.map(i16::from));
+        self.stop(sqlx::query_scalar(SET_CANARY).bind(epoch_column(epoch)).bind(from).bind(to))
+            .await
     }
 }
 

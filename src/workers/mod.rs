@@ -4,6 +4,7 @@
 //! work, a restart and a second process. None retries inside: the next round is the retry.
 
 mod adoption;
+mod canary;
 mod contested;
 mod fences;
 pub mod grants;
@@ -22,6 +23,7 @@ mod stuck_sagas;
 mod verification;
 
 pub use adoption::adoption;
+pub use canary::canary;
 pub use contested::contested;
 pub use order_lease::order_lease;
 pub use reconciliation::reconciliation;

@@ -1,8 +1,10 @@
 //! Which worlds are looked at, and how large they are.
 
+use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::time::Duration;
 
-use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 use crate::rules::Rule;
 use crate::world::World;
@@ -100,6 +102,8 @@ const ALL: World<3, 4> = World {
     ..LOSS
 };
 
+type Discoveries<M> = BTreeMap<&'static str, Path<<M as Model>::State, <M as Model>::Action>>;
+
 /// What a look at a world found.
 #[derive(Debug, Default)]
 struct Found {
@@ -120,12 +124,11 @@ fn check<const N: usize, const A: usize>(
 ) -> Found {
     let until = HasDiscoveries::AnyFailures;
     let checker = world.clone().checker().threads(2).finish_when(until);
-    let checker = match limit {
-        Some(limit) => checker.timeout(limit).spawn_dfs().join(),
-        None => checker.spawn_bfs().join(),
+    let (discoveries, looked_at) = match limit {
+        Some(limit) => seen(&checker.timeout(limit).spawn_dfs().join()),
+        None => seen(&checker.spawn_bfs().join()),
     };
     let mut found = Found::default();
-    let discoveries = checker.discoveries();
     for property in world.properties() {
         let Some(path) = discoveries.get(property.name) else { continue };
         if matches!(property.expectation, Expectation::Sometimes) {
@@ -138,14 +141,24 @@ fn check<const N: usize, const A: usize>(
         }
         found.broken.push((property.name, steps.len()));
     }
-    println!(
-        "{name}: {} states, {} different, {} steps deep{}",
+    let all = if limit.is_some() || !found.broken.is_empty() { ", not all" } else { ", all" };
+    println!("{name}: {looked_at}{all}");
+    found
+}
+
+/// What a checker that has ended discovered, and how much it looked at.
+fn seen<M: Model>(checker: &impl Checker<M>) -> (Discoveries<M>, String)
+where
+    M::State: Clone + PartialEq + Hash,
+    M::Action: Clone + PartialEq,
+{
+    let looked_at = format!(
+        "{} states, {} different, {} steps deep",
         checker.state_count(),
         checker.unique_state_count(),
-        checker.max_depth(),
-        if limit.is_some() || !found.broken.is_empty() { ", not all" } else { ", all" },
+        checker.max_depth()
     );
-    found
+    (checker.discoveries().into_iter().collect(), looked_at)
 }
 
 fn holds<const N: usize, const A: usize>(name: &str, world: &World<N, A>) {

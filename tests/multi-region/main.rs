@@ -26,6 +26,7 @@ mod refusals;
 mod restore;
 mod retire;
 mod retry;
+mod routing;
 mod saga;
 mod supervision;
 mod support;

@@ -33,6 +33,8 @@ const PROGRESS_MAX: usize = 200;
 /// A program of the deployment, in the order in which they are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
+    /// Keeps the load balancer on the newest routes.
+    Follower,
     LoadBalancer,
     Server(RegionId),
     PaymentSimulator,
@@ -44,7 +46,7 @@ impl Part {
     /// Parts of one rank are stopped together, ranks one after the other.
     fn rank(self) -> u8 {
         match self {
-            Self::LoadBalancer => 0,
+            Self::Follower | Self::LoadBalancer => 0,
             Self::Server(_) => 1,
             Self::PaymentSimulator => 2,
             Self::Nats(_) => 3,

@@ -4,7 +4,8 @@
 //! `CF-IPCountry` as a content network sets it), else to the default region, which stands for "the
 //! nearest" on one machine. A region is up while its `/readyz` answers 200. Where the chosen region is
 //! down, the next one in the order of the link latencies answers, and learns from `X-Preferred-Region`
-//! for whom.
+//! for whom. A region that the others have given up serves nobody whatever it answers, and one that is back serves
+//! some of its shoppers, always the same ones, before it serves all: [`crate::boot::follow`] writes who into a map.
 //!
 //! A request that may have reached a region is never sent again by the balancer: only a connection
 //! that could not be opened is retried. Clients retry with their idempotency key.
@@ -81,11 +82,29 @@ const ANSWERS: [(Code, &str, Option<u32>); 7] = [
     ),
 ];
 
+/// Where `HAProxy` takes commands, in the folder it runs in: paths of sockets are short.
+pub(crate) const SOCKET: &str = "haproxy.sock";
+/// Of each region: how many in a hundred of its shoppers it serves, and who serves the others. In the same folder.
+pub(crate) const ROUTING_MAP: &str = "routing.map";
+
+/// The value of a region in the map.
+pub(crate) fn mapped(share: u8, successor: RegionId) -> String {
+    format!("{share}:{successor}")
+}
+
+/// The map before anything is known: every region serves all of its shoppers.
+pub(crate) fn first_map(config: &Config) -> String {
+    let line = |name: RegionId| format!("{name} {}\n", mapped(100, name));
+    config.regions.iter().map(|region| line(region.name)).collect()
+}
+
 /// The load balancer of a deployment.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadBalancer {
     pub(crate) program: PathBuf,
     pub(crate) config: PathBuf,
+    /// Has the map in it.
+    pub(crate) folder: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) port: u16,
 }
@@ -99,7 +118,7 @@ impl LoadBalancer {
             arguments: vec!["-db".into(), "-f".into(), self.config.clone().into_os_string()],
             environment: Vec::new(),
             run_as: None,
-            directory: PathBuf::from("/"),
+            directory: self.folder.clone(),
             log: self.log.clone(),
             // Finishes open requests, takes no new ones.
             stop_signal: Signal::SIGUSR1,
@@ -118,9 +137,10 @@ pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
     let listen = config.load_balancer.ok_or_else(|| {
         anyhow::anyhow!("{}: no [load_balancer] with `listen`", config.file.display())
     })?;
-    let mut text = String::from(
+    let mut text = format!(
         "# Made from the regions' configuration (src/boot/local/haproxy.rs).\n\
-         global\n    maxconn 4096\n    log stdout format raw daemon notice\n\n\
+         global\n    maxconn 4096\n    log stdout format raw daemon notice\n    \
+         stats socket unix@{SOCKET} mode 600 level admin\n\n\
          defaults\n    mode http\n    log global\n",
     );
     text.push_str(TIMES_AND_CHECKS);
@@ -159,7 +179,7 @@ fn answer(
 }
 
 fn frontend(text: &mut String, config: &Config) -> std::fmt::Result {
-    writeln!(text, "    http-request deny deny_status 404 if {{ path /metrics }}")?;
+    writeln!(text, "    http-request deny deny_status 404 if {{ path /metrics /routing }}")?;
     writeln!(text, "    http-request del-header {X_ENTREPOT_FORWARDED}")?;
     text.push_str(
         "    http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')\n\
@@ -190,12 +210,25 @@ fn frontend(text: &mut String, config: &Config) -> std::fmt::Result {
             )?;
         }
     }
-    writeln!(text, "    use_backend %[var(txn.region)] if {{ var(txn.region) -m found }}")?;
-    writeln!(text, "    default_backend {}", config.default_region)
+    let default = config.default_region;
+    writeln!(
+        text,
+        "    http-request set-var(txn.region) str({default}) if !{{ var(txn.region) -m found }}\n\
+         \x20   http-request set-header X-Preferred-Region %[var(txn.region)]\n\
+         \x20   # A shopper has the same ticket always; those below the region's share are its own.\n\
+         \x20   http-request set-var(txn.shopper) http_auth_bearer,jwt_payload_query('$.sub')\n\
+         \x20   http-request set-var(txn.shopper) src if !{{ var(txn.shopper) -m found }}\n\
+         \x20   http-request set-var(txn.ticket) var(txn.shopper),xxh32,mod(100)\n\
+         \x20   http-request set-var(txn.share) var(txn.region),map_str({ROUTING_MAP}),field(1,:)\n\
+         \x20   http-request set-var(txn.region) var(txn.region),map_str({ROUTING_MAP}),field(2,:) \
+         if {{ var(txn.ticket),sub(txn.share) ge 0 }}\n\
+         \x20   use_backend %[var(txn.region)]\n\
+         \x20   default_backend {default}"
+    )
 }
 
 fn backend(text: &mut String, config: &Config, region: RegionId) -> std::fmt::Result {
-    write!(text, "\nbackend {region}\n    http-request set-header X-Preferred-Region {region}\n")?;
+    write!(text, "\nbackend {region}\n")?;
     for name in nearest_first(config, region) {
         let Some(server) = config.region(name).and_then(|other| other.server.as_ref()) else {
             continue;
@@ -215,7 +248,7 @@ fn address(url: &str) -> String {
 }
 
 /// A region, then the others by measured latency; without measurements in the order of the file.
-fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> {
+pub(crate) fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> {
     let distance = |other: RegionId| {
         let measured = config.link_latencies.iter().find(|link| {
             (link.between, link.and) == (region, other)
@@ -300,6 +333,7 @@ round_trip_us = 20
             global
                 maxconn 4096
                 log stdout format raw daemon notice
+                stats socket unix@haproxy.sock mode 600 level admin
 
             defaults
                 mode http
@@ -329,7 +363,7 @@ round_trip_us = 20
 
             frontend entrance
                 bind 127.0.0.1:9080
-                http-request deny deny_status 404 if { path /metrics }
+                http-request deny deny_status 404 if { path /metrics /routing }
                 http-request del-header x-entrepot-forwarded
                 http-request set-var(txn.home) http_auth_bearer,jwt_payload_query('$.home_region')
                 http-request set-var(txn.country) req.hdr(CF-IPCountry),upper
@@ -339,23 +373,28 @@ round_trip_us = 20
                 http-request set-var(txn.region) str(c) if { var(txn.home) -m str c }
                 http-request set-var(txn.region) str(a) if !{ var(txn.region) -m found } { var(txn.country) -m str US }
                 http-request set-var(txn.region) str(b) if !{ var(txn.region) -m found } { var(txn.country) -m str DE FR }
-                use_backend %[var(txn.region)] if { var(txn.region) -m found }
+                http-request set-var(txn.region) str(b) if !{ var(txn.region) -m found }
+                http-request set-header X-Preferred-Region %[var(txn.region)]
+                # A shopper has the same ticket always; those below the region's share are its own.
+                http-request set-var(txn.shopper) http_auth_bearer,jwt_payload_query('$.sub')
+                http-request set-var(txn.shopper) src if !{ var(txn.shopper) -m found }
+                http-request set-var(txn.ticket) var(txn.shopper),xxh32,mod(100)
+                http-request set-var(txn.share) var(txn.region),map_str(routing.map),field(1,:)
+                http-request set-var(txn.region) var(txn.region),map_str(routing.map),field(2,:) if { var(txn.ticket),sub(txn.share) ge 0 }
+                use_backend %[var(txn.region)]
                 default_backend b
 
             backend a
-                http-request set-header X-Preferred-Region a
                 server a 127.0.0.1:9100
                 server c 127.0.0.1:9102 backup
                 server b 127.0.0.1:9101 backup
 
             backend b
-                http-request set-header X-Preferred-Region b
                 server b 127.0.0.1:9101
                 server a 127.0.0.1:9100 backup
                 server c 127.0.0.1:9102 backup
 
             backend c
-                http-request set-header X-Preferred-Region c
                 server c 127.0.0.1:9102
                 server a 127.0.0.1:9100 backup
                 server b 127.0.0.1:9101 backup
@@ -373,16 +412,21 @@ round_trip_us = 20
         let config = Config::parse(&text, &path).unwrap_or_else(|error| panic!("{error}"));
         expect_test::expect_file![root.join("docker/haproxy.cfg")]
             .assert_eq(&render(&config).unwrap());
+        expect_test::expect_file![root.join("docker").join(ROUTING_MAP)]
+            .assert_eq(&first_map(&config));
     }
 
     #[test]
     fn haproxy_accepts_it() {
         let Some(program) = programs::in_path("haproxy") else { return };
-        let file = std::env::temp_dir().join(format!("entrepot {}.cfg", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("entrepot balancer {}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join("haproxy.cfg");
         std::fs::write(&file, render(&config()).unwrap()).unwrap();
-        let check =
-            std::process::Command::new(program).arg("-c").arg("-f").arg(&file).output().unwrap();
-        std::fs::remove_file(&file).unwrap();
+        std::fs::write(folder.join(ROUTING_MAP), first_map(&config())).unwrap();
+        let mut check = std::process::Command::new(program);
+        let check = check.current_dir(&folder).arg("-c").arg("-f").arg(&file).output().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
         let said = String::from_utf8_lossy(&check.stderr).into_owned();
         assert!(check.status.success() && !said.contains("WARNING"), "{said}");
     }

@@ -114,6 +114,11 @@ impl Layout {
         self.data_dir.join("payment-simulator")
     }
 
+    /// Who serves whose shoppers, as the load balancer was told last.
+    pub(crate) fn routing_state(&self) -> PathBuf {
+        self.data_dir.join("routing.json")
+    }
+
     pub(crate) fn haproxy_config(&self) -> PathBuf {
         self.data_dir.join("haproxy.cfg")
     }

@@ -13,7 +13,7 @@ pub(crate) mod clocks;
 mod control;
 mod deployment;
 mod effective;
-mod haproxy;
+pub(crate) mod haproxy;
 mod layout;
 mod links;
 mod lock;

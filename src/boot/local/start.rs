@@ -36,6 +36,8 @@ const IN_DOUBT: &str = "in_doubt";
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(8);
 /// The simulator writes every answer down before it gives it.
 const SIMULATOR_STOP_GRACE: Duration = Duration::from_secs(3);
+/// It has nothing to finish.
+const FOLLOWER_STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// The configuration that `up` uses when none is named and there is none in the current directory.
 const BUILT_IN: &str = include_str!("../../../region-config/local.toml");
@@ -301,16 +303,39 @@ impl Deployment {
         let config = self.layout.haproxy_config();
         std::fs::write(&config, haproxy::render(&self.config)?)
             .with_context(|| format!("cannot write {}", config.display()))?;
+        let map = self.layout.data_dir().join(haproxy::ROUTING_MAP);
+        std::fs::write(&map, haproxy::first_map(&self.config))
+            .with_context(|| format!("cannot write {}", map.display()))?;
         let balancer = LoadBalancer {
             program: self.programs.haproxy.clone(),
             config,
+            folder: self.layout.data_dir().to_owned(),
             log: self.layout.log_file("load-balancer"),
             port: self.ports.load_balancer(),
         };
         let is_ready = async || balancer.is_ready().await;
         self.start(Part::LoadBalancer, balancer.spec(), READY_LIMIT, is_ready).await?;
+        self.start(Part::Follower, self.follower(), READY_LIMIT, async || true).await?;
         self.progress("load balancer is ready");
         Ok(())
+    }
+
+    /// Runs in the data directory, so that the path of the socket is short.
+    fn follower(&self) -> Spec {
+        let mut arguments = vec!["routing".into(), "--follow".into(), haproxy::SOCKET.into()];
+        arguments.extend(["--config".into(), self.layout.config_file().into()]);
+        arguments.extend(["--state".into(), self.layout.routing_state().into()]);
+        Spec {
+            name: "follower".to_owned(),
+            program: self.programs.entrepot.clone(),
+            arguments,
+            environment: Vec::new(),
+            run_as: None,
+            directory: self.layout.data_dir().to_owned(),
+            log: self.layout.log_file("follower"),
+            stop_signal: Signal::SIGTERM,
+            stop_grace: FOLLOWER_STOP_GRACE,
+        }
     }
 
     /// This program itself, with a command that takes the effective configuration and a region.

@@ -12,6 +12,7 @@ pub(super) mod place;
 pub(super) mod reconciliation;
 pub(super) mod regions;
 pub(super) mod retirement;
+pub(super) mod routing;
 pub(super) mod saga;
 
 use std::str::FromStr;

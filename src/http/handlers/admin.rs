@@ -171,9 +171,12 @@ pub(in crate::http) async fn rejoin(
         });
         let begun = beginning.await.map_err(lost_task)?.map_err(|error| not_begun(&error))?;
         epoch = begun.epoch;
-    } else if app.region.is_fenced() {
+    } else if is_fenced(&context).await {
+        let routing = context.routing.clone().ok_or_else(|| Problem::not_found("region"))?;
         let returning = spawn_named("rejoin", async move {
             tracing::warn!(%region, actor = %subject, %role, %trace_id, "{role} {subject} has region {region} rejoin");
+            // Before the others agree that it is back: it must not get all of its shoppers at once.
+            routing.begin_canary().await.map_err(ProposeError::from)?;
             rights.come_back().await
         });
         returning.await.map_err(lost_task)?.map_err(|error| not_fenced(&error.into()))?;
@@ -183,6 +186,16 @@ pub(in crate::http) async fn rejoin(
     let status = if epoch == app.region.epoch { own.status } else { "rejoining" };
     let alone = may_sell_alone(&context).await;
     Ok(json(&RegionOut::of(RegionStatus { status, ..own }, epoch, alone.as_ref())))
+}
+
+/// A region that was cut off may not have heard of it.
+async fn is_fenced(context: &Context) -> bool {
+    let adoption = context.adoption.as_ref();
+    context.app.region.is_fenced()
+        || match adoption {
+            Some(adoption) => adoption.lease.is_fenced_elsewhere().await,
+            None => false,
+        }
 }
 
 fn not_begun(error: &RejoinError) -> Problem {

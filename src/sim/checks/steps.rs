@@ -266,7 +266,9 @@ impl State {
             (Some(first), Some(last)) => (first.is_move(), last.is_move()),
             _ => (false, false),
         };
-        let was_elsewhere = before.as_ref().is_some_and(|seen| seen.home != region);
+        // Who takes an order over may not know that it had been given to him.
+        let takes_over = comes && home == region;
+        let was_elsewhere = takes_over || before.as_ref().is_some_and(|seen| seen.home != region);
         self.has_moves |= comes || goes;
         let is_foreign = home != region && !goes || was_elsewhere && !comes;
         if is_foreign || write.events.iter().any(foreign) {

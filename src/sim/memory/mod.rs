@@ -77,6 +77,7 @@ pub struct Tables {
     parked: BTreeMap<(RegionId, Position), String>,
     boots: u64,
     draining: bool,
+    canary: Option<u8>,
     set_back: Option<String>,
 }
 
@@ -113,6 +114,7 @@ impl Tables {
             parked: BTreeMap::new(),
             boots: 0,
             draining: false,
+            canary: None,
             set_back: None,
         }
     }

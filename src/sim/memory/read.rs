@@ -199,6 +199,26 @@ impl StopStore for Memory {
         tables.set_back.get_or_insert_with(|| proof.to_owned());
         Ok(())
     }
+
+    async fn canary(&self) -> Result<Option<u8>, StoreError> {
+        Ok(self.tables().canary)
+    }
+
+    async fn set_canary(
+        &self,
+        epoch: Epoch,
+        from: Option<u8>,
+        to: Option<u8>,
+    ) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        if epoch != tables.head.epoch {
+            return Err(fenced());
+        }
+        if tables.canary == from {
+            tables.canary = to;
+        }
+        Ok(tables.canary == to)
+    }
 }
 
 fn fenced() -> StoreError {

@@ -267,6 +267,7 @@ impl RejoinStore for MemoryRights {
         let stamped = tables.of_home(own).map(|(_, record)| record.updated_hlc);
         tables.floor = stamped.filter(|stamp| stamp.region == own).max();
         (tables.boots, tables.draining, tables.set_back) = (0, false, None);
+        tables.canary = Some(0);
         Ok(true)
     }
 }

@@ -76,3 +76,15 @@ pub(super) async fn a_region_that_was_set_back_stays_out_of_traffic(kind: Kind) 
     assert!(a.store.set_draining(Epoch::FIRST, false).await.unwrap());
     a.store.ping().await.unwrap();
 }
+
+pub(super) async fn the_way_back_into_traffic_is_taken_step_by_step(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let take = async |from, to| a.store.set_canary(Epoch::FIRST, from, to).await.unwrap();
+    assert_eq!(a.store.canary().await.unwrap(), None, "it serves all of its shoppers");
+    assert!(take(None, Some(0)).await && take(Some(0), Some(1)).await);
+    assert!(!take(Some(0), Some(2)).await, "another process was first");
+    assert_eq!(a.store.canary().await.unwrap(), Some(1));
+    assert!(take(Some(1), None).await);
+    assert_eq!(a.store.canary().await.unwrap(), None);
+    assert!(a.store.set_canary(Epoch(2), None, Some(0)).await.is_err(), "another incarnation");
+}

@@ -133,7 +133,8 @@ contract! {
         the_outbox_is_numbered_without_a_gap,
         an_incarnation_that_is_over_writes_nothing,
         the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one,
-        a_region_that_was_set_back_stays_out_of_traffic;
+        a_region_that_was_set_back_stays_out_of_traffic,
+        the_way_back_into_traffic_is_taken_step_by_step;
     copies:
         a_batch_is_applied_once_and_in_order,
         what_does_not_fit_leaves_nothing,

@@ -46,8 +46,8 @@ const REMARKABLE_MS: u64 = 1_000;
 const POLL: Duration = Duration::from_millis(50);
 
 /// What the tests' regions have that `region-config/local.toml` has not: a saga of a process that
-/// died is taken over sooner, so that a test of it takes seconds.
-const SETTINGS: &str = "\n[orders]\nsaga_lease_ms = 3000\n";
+/// died is taken over sooner, and one that is back gets its shoppers, so that a test of it takes seconds.
+const SETTINGS: &str = "\n[orders]\nsaga_lease_ms = 3000\n[routing]\ncanary_step_ms = 1000\n";
 
 /// Where base ports are looked for: below the ports that clients are given.
 const PORTS_FROM: u16 = 20_000;
@@ -90,6 +90,7 @@ impl World {
         };
         world.status = world.read_status();
         world.until("all regions are ready", async || world.is_ready()).await;
+        world.until("each serves all of its shoppers", async || world.is_whole()).await;
         world
     }
 
@@ -122,6 +123,19 @@ impl World {
     pub(crate) fn read_status(&self) -> Value {
         let output = self.entrepot(&["status", "--json"]);
         serde_json::from_str(&output).expect("status is JSON")
+    }
+
+    /// `entrepot routing --json`: by region, who serves its shoppers.
+    pub(crate) fn routing(&self) -> Value {
+        let output = self.entrepot(&["routing", "--json"]);
+        let told: Value = serde_json::from_str(&output).expect("routing is JSON");
+        told["regions"].clone()
+    }
+
+    /// Whether every region serves all of its shoppers.
+    fn is_whole(&self) -> bool {
+        let routing = self.routing();
+        REGIONS.iter().all(|region| routing[region]["share"] == 100)
     }
 
     /// Whether every region is.
