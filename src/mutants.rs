@@ -104,6 +104,12 @@ faults! {
     LeaseNotWaitedOut = "lease-not-waited-out"
         "The orders of a lost region are taken over while its lease may last."
         ["I-13"] Simulator;
+    VotesNotNoted = "votes-not-noted"
+        "How far the other regions have voted is forgotten when a process ends."
+        ["I-01"] Servers("ceilings::what_acceptors_voted_is_known_after_a_restart");
+    WitnessInherits = "witness-inherits"
+        "The witness gets a share of what a lost region had not sold."
+        ["I-04"] Simulator;
     PinsIgnored = "pins-ignored"
         "A region gives away what an operator keeps there."
         [] Unit("escrow::grant::tests::a_grant_is_covered_serves_the_need_and_spares_the_giver"), Servers("store_contract::in_postgres::what_is_pinned_is_not_given");

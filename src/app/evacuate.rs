@@ -296,7 +296,9 @@ impl Evacuation {
         if !self.region.may_write() {
             return Err(EvacuationError::NotTrusted);
         }
-        let fit = |region: &RegionId| !self.rights.is_fenced_region(*region);
+        let fit = |region: &RegionId| {
+            self.region.is_seller(*region) && !self.rights.is_fenced_region(*region)
+        };
         let mut there = self.rights.reachability.reachable().into_iter().filter(fit);
         match named {
             Some(named) if there.any(|region| region == named) => Ok(named),

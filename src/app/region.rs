@@ -20,6 +20,8 @@ pub struct Region {
     pub epoch: Epoch,
     /// Every region's number, this one's included.
     pub numbers: BTreeMap<RegionId, RegionNumber>,
+    /// The one of them that votes and keeps copies, and sells nothing.
+    pub witness: Option<RegionId>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Fresh ids.
@@ -51,6 +53,7 @@ impl Region {
             number,
             epoch,
             numbers,
+            witness: None,
             clock,
             ids,
             hlc: Mutex::new(Hlc::starting_after(floor)),
@@ -60,6 +63,27 @@ impl Region {
             in_doubt: AtomicBool::new(false),
             order_lease_ms: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// One of the regions sells nothing.
+    #[must_use]
+    pub fn with_witness(self, witness: Option<RegionId>) -> Self {
+        Self { witness, ..self }
+    }
+
+    /// This region sells nothing.
+    pub fn is_witness(&self) -> bool {
+        self.witness == Some(self.id)
+    }
+
+    /// The regions that sell.
+    pub fn sellers(&self) -> impl Iterator<Item = RegionId> {
+        self.numbers.keys().copied().filter(|region| self.witness != Some(*region))
+    }
+
+    /// It is one of the deployment's, and sells.
+    pub fn is_seller(&self, region: RegionId) -> bool {
+        self.numbers.contains_key(&region) && self.witness != Some(region)
     }
 
     /// The next stamp.
@@ -84,10 +108,11 @@ impl Region {
         self.numbers.iter().find(|(_, number)| **number == home).map(|(region, _)| *region)
     }
 
-    /// No new orders are taken: an operator said so, the database was set back or may have been, or the others have
-    /// fenced this region.
+    /// No new orders are taken: an operator said so, the database was set back or may have been, the others have
+    /// fenced this region, or it is the witness.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed) || !self.may_write() || self.is_fenced()
+        let is_stopped = self.draining.load(Ordering::Relaxed) || self.is_witness();
+        is_stopped || !self.may_write() || self.is_fenced()
     }
 
     /// The database remembers everything that it wrote, as far as is known.

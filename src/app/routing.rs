@@ -29,7 +29,7 @@ impl Routing {
     pub async fn tell(&self) -> Result<Told, StoreError> {
         let own = self.region.id;
         let mut routes = Vec::new();
-        for &region in self.region.numbers.keys() {
+        for region in self.region.sellers() {
             let known = self.rights.registers.stewardship(region).await?;
             let share =
                 if region == own { Some(share_after(self.store.canary().await?)) } else { None };

@@ -280,7 +280,7 @@ impl App {
         }
         let rows = self.reader.rights_of(sku).await?;
         let own = Actor { region: self.region.id, epoch: self.region.epoch };
-        Ok(Some(inventory_view(own, self.region.numbers.keys().copied(), rows)))
+        Ok(Some(inventory_view(own, self.region.sellers(), rows)))
     }
 
     /// As of when the copies of a region's orders are complete. `None` for this region, and when
@@ -303,6 +303,8 @@ impl App {
             "in_doubt"
         } else if self.region.is_fenced() {
             "fenced"
+        } else if self.region.is_witness() {
+            "witness"
         } else if self.region.is_draining() {
             "draining"
         } else {
@@ -319,6 +321,7 @@ impl App {
         let views = self.peers.lock().expect("no panic while held").views(now_ms);
         let others = views.into_iter().map(|view| {
             let status = match view.link {
+                LinkState::Up if self.region.witness == Some(view.region) => "witness",
                 LinkState::Up if view.draining => "draining",
                 LinkState::Up => "ready",
                 LinkState::OneWay => "one_way",

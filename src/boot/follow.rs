@@ -71,7 +71,8 @@ impl Follower {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(ROUND * 4)
             .build(trust.connector(ANSWER_LIMIT));
-        let nearest = regions.keys().map(|name| (*name, nearest_first(config, *name))).collect();
+        let sellers = config.sellers().map(|region| region.name);
+        let nearest = sellers.map(|name| (name, nearest_first(config, name))).collect();
         let places = read(&state)?;
         let (ready, told) = Default::default();
         Ok(Self { client, regions, nearest, socket, state, places, ready, told })

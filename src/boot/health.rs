@@ -32,7 +32,8 @@ impl Health for RegionHealth {
         let mut dependencies = BTreeMap::new();
         dependencies.insert("database".to_owned(), Dependency { status: database, required: true });
         for region in self.app.regions().into_iter().filter(|region| !region.own) {
-            let status = if region.status == "ready" { "ok" } else { region.status };
+            let is_well = ["ready", "witness"].contains(&region.status);
+            let status = if is_well { "ok" } else { region.status };
             let dependency = Dependency { status: status.to_owned(), required: false };
             dependencies.insert(format!("region/{}", region.region), dependency);
         }
@@ -41,6 +42,7 @@ impl Health for RegionHealth {
             (true, true) if region.is_set_back() => "set_back",
             (true, true) if region.is_in_doubt() => "in_doubt",
             (true, true) if region.is_fenced() => "fenced",
+            (true, true) if region.is_witness() => "witness",
             (true, true) => "draining",
             (true, false) => "ready",
         };

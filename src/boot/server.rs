@@ -76,14 +76,15 @@ pub async fn run(
     .context("`database_url` can't be used")?;
     let start = store.start(config.number).await?;
     let tasks = TaskSet::new();
-    let region = Arc::new(Region::new(
+    let region = Region::new(
         config.region,
         config.regions.clone(),
         start.epoch,
         start.floor,
         Arc::clone(&clock),
         Arc::clone(&ids),
-    ));
+    );
+    let region = Arc::new(region.with_witness(config.witness));
     let stops = Arc::new(Stops::new(
         Arc::clone(&region),
         Arc::new(store.clone()),
@@ -161,6 +162,7 @@ async fn parts(
     let rows = Arc::new(PgRights::new(store.as_ref().clone(), region.epoch));
     let fenced = rows.fenced().await.context("cannot read who was fenced")?;
     let latest = rows.incarnations().await.context("cannot read which incarnations there are")?;
+    let voters = rows.voters().await.context("cannot read how far the others have voted")?;
     let autonomy = Autonomy {
         units_least: config.escrow.autonomy_units_least.into(),
         time_ms: u64::try_from(config.escrow.autonomy.as_millis())?,
@@ -171,6 +173,7 @@ async fn parts(
     let fenced_region = Arc::clone(&region);
     let rights = Arc::new(Rights {
         own,
+        witness: config.witness,
         store: Arc::clone(&rows) as Arc<dyn RightsStore>,
         registers: Arc::clone(&rows) as Arc<dyn RegisterStore>,
         bus: Arc::clone(&bus),
@@ -182,7 +185,7 @@ async fn parts(
         waiting: Waiting::default(),
         raises: Raises::new(own, autonomy, is_first),
         fenced: Mutex::new(fenced),
-        voters: Mutex::new(Rights::voters_of(&latest)),
+        voters: Mutex::new(Rights::voters_of(&latest, voters)),
         latest: tokio::sync::RwLock::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),

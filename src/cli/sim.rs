@@ -57,11 +57,14 @@ struct SizeArgs {
     /// Regions, at most seven.
     #[arg(long, default_value_t = REGIONS_USUAL)]
     regions: usize,
+    /// The last region is a witness in every world: it votes, and sells nothing. Without, in an eighth of those of three.
+    #[arg(long)]
+    witness: bool,
 }
 
 impl SizeArgs {
     fn size(&self) -> Size {
-        Size { regions: self.regions, orders: self.orders }
+        Size { regions: self.regions, orders: self.orders, witness: self.witness }
     }
 }
 

@@ -54,8 +54,10 @@ pub(super) struct Target {
     pub(super) client: ApiClient,
     /// Its address.
     pub(super) address: String,
-    /// In order of their names.
+    /// Those that sell, in order of their names.
     pub(super) regions: Vec<RegionId>,
+    /// The one that only votes.
+    witness: Option<RegionId>,
     /// ISO 3166 codes and who serves them.
     pub(super) countries: BTreeMap<String, RegionId>,
     /// Serves the other countries.
@@ -84,9 +86,11 @@ impl Target {
             (None, Some(address)) => format!("http://{address}"),
             (None, None) => bail!("{} names no load balancer: give --target", file.display()),
         };
-        let mut regions: Vec<RegionId> = config.regions.iter().map(|region| region.name).collect();
+        let mut regions: Vec<RegionId> = config.sellers().map(|region| region.name).collect();
         regions.sort_unstable();
-        let tokens = |role| tokens_of(args, role, subject, &regions);
+        let witness = config.regions.iter().find(|region| region.witness).map(|it| it.name);
+        let all: Vec<RegionId> = regions.iter().copied().chain(witness).collect();
+        let tokens = |role| tokens_of(args, role, subject, &all);
         let server = |region: &crate::config::Region| {
             Some((region.name, region.server.as_ref()?.http_url.clone()))
         };
@@ -99,12 +103,18 @@ impl Target {
             client: ApiClient::new(&address)?,
             address,
             regions,
+            witness,
             countries: config.countries,
             default_region: config.default_region,
             servers,
             admin_tokens,
             service_tokens,
         })
+    }
+
+    /// Every region, the witness as well.
+    pub(super) fn all(&self) -> impl Iterator<Item = RegionId> {
+        self.regions.iter().copied().chain(self.witness)
     }
 
     /// A token of role `admin`, that the load balancer sends to a region.
@@ -157,6 +167,7 @@ impl Target {
             countries: BTreeMap::new(),
             default_region: regions[0],
             regions,
+            witness: None,
             servers: BTreeMap::new(),
             admin_tokens: tokens.clone(),
             service_tokens: tokens,

@@ -77,7 +77,6 @@ pub(super) struct Whole<'a> {
     pub(super) default_region: Option<&'a Spanned<RegionId>>,
     pub(super) countries: &'a BTreeMap<String, Spanned<RegionId>>,
     pub(super) load_balancer: Option<&'a Spanned<SocketAddr>>,
-    pub(super) has_witness: bool,
     pub(super) has_auth: bool,
     pub(super) has_payments: bool,
     /// How many `[[regions]]` there are, readable or not.
@@ -107,12 +106,19 @@ impl Whole<'_> {
         if self.regions_given == 0 {
             report.problem(0, "no [[regions]]: a deployment has at least one");
         }
-        if let (2, [_, second], false) = (self.regions_given, self.regions, self.has_witness) {
+        if let (2, [_, second]) = (self.regions_given, self.regions) {
             report.problem(
                 second.offset,
-                "two regions need a [witness] with a `database_url`: with only two votes neither \
-                 can go on alone",
+                "two regions need a third one with `witness = true`, at a third place: with only \
+                 two votes neither can go on alone",
             );
+        }
+        for more in self.regions.iter().filter(|region| region.value.witness).skip(1) {
+            let message = format!(
+                "{} is a second witness; one is enough, more regions have enough votes of their own",
+                more.value.name
+            );
+            report.problem(more.offset, message);
         }
         for (index, region) in self.regions.iter().enumerate() {
             for earlier in &self.regions[..index] {
@@ -132,13 +138,15 @@ impl Whole<'_> {
     }
 
     fn check_names(&self, report: &Report<'_>) {
-        let mut known: Vec<_> =
-            self.regions.iter().map(|region| region.value.name.as_str()).collect();
+        let sellers = self.regions.iter().filter(|region| !region.value.witness);
+        let mut known: Vec<_> = sellers.map(|region| region.value.name.as_str()).collect();
         known.dedup();
         let named = self.default_region.into_iter().chain(self.countries.values());
         for name in named.filter(|name| !known.contains(&name.get_ref().as_str())) {
+            let is_witness = self.regions.iter().any(|region| region.value.name == *name.get_ref());
             let message = format!(
-                "there is no region {}; regions here: {}",
+                "{} {}; regions here: {}",
+                if is_witness { "a witness serves nobody:" } else { "there is no region" },
                 name.get_ref(),
                 known.join(", ")
             );

@@ -85,8 +85,6 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
 
     let auth = read_auth(root.section("auth"), &files, report);
     let payments = read_payments(root.section("payments"), &files, report);
-    let witness = root.section("witness");
-    let witness = if witness.is_present() { read_witness(witness, &files, report) } else { None };
     let countries = read_countries(&root.section("countries"), report);
     let mut load_balancer = root.section("load_balancer");
     let balancer_listen = check::listen(&mut load_balancer, "listen", report);
@@ -114,7 +112,6 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         default_region: default_region.as_ref(),
         countries: &countries,
         load_balancer: balancer_listen.as_ref(),
-        has_witness: witness.is_some(),
         has_auth: auth.is_some(),
         has_payments: payments.is_some(),
         regions_given,
@@ -129,7 +126,6 @@ fn read(document: &Spanned<DeTable<'_>>, path: &Path, report: &Report<'_>) -> Op
         default_region: default_region?.into_inner(),
         auth,
         payments,
-        witness,
         countries: countries
             .into_iter()
             .map(|(country, region)| (country, region.into_inner()))
@@ -180,17 +176,6 @@ fn read_payments(
     Some(Payments { url: url?, webhook_secret_file, answer_timeout })
 }
 
-fn read_witness(
-    mut section: Section<'_>,
-    files: &Files<'_>,
-    report: &Report<'_>,
-) -> Option<DatabaseLocation> {
-    let url = check::url(&mut section, "database_url", &["postgres", "postgresql"], report);
-    let password_file = files.existing(&mut section, "database_password_file", report);
-    section.finish();
-    Some(DatabaseLocation { url: url?, password_file })
-}
-
 fn read_countries(
     section: &Section<'_>,
     report: &Report<'_>,
@@ -238,6 +223,7 @@ fn read_programs(mut section: Section<'_>, files: &Files<'_>) -> Programs {
 fn read_region(mut section: Section<'_>, files: &Files<'_>, report: &Report<'_>) -> Option<Region> {
     let name = section.parsed::<RegionId>("name");
     let number = section.number("number", 1..=255);
+    let witness = section.flag("witness");
     let runs = SERVER_KEYS.iter().any(|key| section.has(key));
     let server = if runs { read_server(&mut section, files, report) } else { None };
     if !runs {
@@ -248,7 +234,7 @@ fn read_region(mut section: Section<'_>, files: &Files<'_>, report: &Report<'_>)
     }
     section.finish();
     let number = u8::try_from(number?.into_inner()).ok().and_then(std::num::NonZeroU8::new);
-    Some(Region { name: name?.into_inner(), number: RegionNumber(number?), server })
+    Some(Region { name: name?.into_inner(), number: RegionNumber(number?), witness, server })
 }
 
 /// Any of these in a `[[regions]]` means that this file runs the region, and needs the rest.

@@ -54,9 +54,6 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// The payment provider; needed to run a region.
     pub payments: Option<Payments>,
-    /// The database of the third acceptor where there are only two regions: demanded of those, so that
-    /// no file has to grow when one of the two is lost.
-    pub witness: Option<DatabaseLocation>,
     /// ISO 3166 country codes and the region that serves them.
     pub countries: BTreeMap<String, RegionId>,
     /// The load balancer that `entrepot up` starts.
@@ -133,6 +130,8 @@ pub struct Region {
     pub name: RegionId,
     /// Its number, in every order id.
     pub number: RegionNumber,
+    /// It votes and keeps copies, and sells nothing: what two regions need to go on without each other.
+    pub witness: bool,
     /// How to run it; `None` where another file says so.
     pub server: Option<Server>,
 }
@@ -231,6 +230,11 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         decode::decode(text, path)
             .map_err(|problems| ConfigError { file: path.to_owned(), problems })
+    }
+
+    /// Regions that sell: all but the witness.
+    pub fn sellers(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().filter(|region| !region.witness)
     }
 
     /// The region named `name`.

@@ -266,6 +266,16 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// `true` or `false`; `false` if absent.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        let Some(value) = self.entry(key) else { return false };
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_type(key, value, "true or false");
+        }
+        flag.unwrap_or(false)
+    }
+
     /// Like [`Section::count`], for what indexes memory.
     pub(super) fn size(
         &mut self,

@@ -23,6 +23,8 @@ pub struct RegionConfig {
     pub number: RegionNumber,
     /// Every region of the deployment with its number, this one included.
     pub regions: BTreeMap<RegionId, RegionNumber>,
+    /// The one of them that only votes.
+    pub witness: Option<RegionId>,
     /// Where requests without a home region or country go.
     pub default_region: RegionId,
     /// Country codes and the region that serves them.
@@ -152,6 +154,7 @@ impl Config {
             region: name,
             number: region.number,
             regions: self.regions.iter().map(|region| (region.name, region.number)).collect(),
+            witness: self.regions.iter().find(|region| region.witness).map(|witness| witness.name),
             default_region: self.default_region,
             countries: self.countries.clone(),
             http_listen: server.http_listen,

@@ -98,7 +98,7 @@ name = "e"
             test.toml:30: [[regions]]: `name`: `C` is not a region's name: 1 to 15 of a-z, 0-9 and -, beginning with a letter
             test.toml:31: [[regions]]: `number` must be 1 to 255
             test.toml:33: [[regions]]: `number` is missing
-            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, reconciliation, regions, replication, routing, witness
+            test.toml:36: the file: unknown key `region`; known here: auth, countries, deployment, escrow, limits, link_latencies, load_balancer, orders, payments, programs, reconciliation, regions, replication, routing
         "#]],
     );
 }
@@ -118,7 +118,35 @@ name = "b"
 number = 2
 "#,
         &expect![[r#"
-            test.toml:8: two regions need a [witness] with a `database_url`: with only two votes neither can go on alone
+            test.toml:8: two regions need a third one with `witness = true`, at a third place: with only two votes neither can go on alone
+        "#]],
+    );
+}
+
+#[test]
+fn there_is_one_witness_and_it_serves_nobody() {
+    refused(
+        r#"
+[deployment]
+name = "test"
+default_region = "w"
+[[regions]]
+name = "a"
+number = 1
+witness = "no"
+[[regions]]
+name = "w"
+number = 2
+witness = true
+[[regions]]
+name = "v"
+number = 3
+witness = true
+"#,
+        &expect![[r#"
+            test.toml:4: a witness serves nobody: w; regions here: a
+            test.toml:8: [[regions]]: `witness` must be true or false, not string
+            test.toml:13: v is a second witness; one is enough, more regions have enough votes of their own
         "#]],
     );
 }

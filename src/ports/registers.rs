@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::escrow::{Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Stewardship, Voted};
+use crate::escrow::{
+    Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Stewardship, Voted, Voters,
+};
 use crate::types::{Actor, Epoch, RegionId};
 
 /// This region's database as an acceptor for every owner, and what it knows to be chosen.
@@ -24,8 +26,20 @@ pub trait RegisterStore: Send + Sync {
     async fn accept(&self, request: &Accept) -> Result<Voted<Accepted>, StoreError>;
 
     /// Notes what a majority has stored; what is known to be chosen later stays. Of the own register that raises
-    /// the ceiling of this region's sales.
-    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError>;
+    /// the ceiling of this region's sales. Notes `voters` with it.
+    async fn choose(
+        &self,
+        owner: Actor,
+        chosen: &[KeyedSlot],
+        voters: &Voters,
+    ) -> Result<(), StoreError>;
+
+    /// Notes how far other acceptors have voted; what is known to be further stays. Whatever rests on a vote is done
+    /// after that: an acceptor that forgets it can then be told.
+    async fn note_voters(&self, voters: &Voters) -> Result<(), StoreError>;
+
+    /// How far they had, when it was noted last.
+    async fn voters(&self) -> Result<Voters, StoreError>;
 
     /// The latest incarnation of a region that this database knows of.
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError>;

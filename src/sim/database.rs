@@ -14,7 +14,7 @@ use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{
     Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
-    Stewardship, TransferRequest, Voted,
+    Stewardship, TransferRequest, Voted, Voters,
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
@@ -571,9 +571,14 @@ impl RegisterStore for Database {
         Ok(accepted)
     }
 
-    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError> {
+    async fn choose(
+        &self,
+        owner: Actor,
+        chosen: &[KeyedSlot],
+        voters: &Voters,
+    ) -> Result<(), StoreError> {
         let breaks = self.writes().await?;
-        self.rights.choose(owner, chosen).await?;
+        self.rights.choose(owner, chosen, voters).await?;
         for KeyedSlot { key, slot } in chosen {
             let value = &slot.value;
             self.note(format_args!(
@@ -586,6 +591,17 @@ impl RegisterStore for Database {
             self.shared.checks.moved(key);
         }
         self.answers(breaks).await
+    }
+
+    async fn note_voters(&self, voters: &Voters) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.note_voters(voters).await?;
+        self.answers(breaks).await
+    }
+
+    async fn voters(&self) -> Result<Voters, StoreError> {
+        self.reads().await?;
+        self.rights.voters().await
     }
 
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError> {

@@ -13,11 +13,13 @@ pub struct Size {
     pub regions: usize,
     /// Orders.
     pub orders: usize,
+    /// The last of the regions only votes, in every world; else in some.
+    pub witness: bool,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { regions: REGIONS_USUAL, orders: 200 }
+        Self { regions: REGIONS_USUAL, orders: 200, witness: false }
     }
 }
 
@@ -35,6 +37,9 @@ pub struct Plan {
     pub seed: u64,
     /// The first so many of [`REGIONS`].
     pub regions: usize,
+    /// The last of them votes and keeps copies, and sells nothing.
+    #[serde(default)]
+    pub witness: bool,
     /// How long faults go on; then everything is healed.
     pub storm_ms: u64,
     /// How bad things are.
@@ -287,11 +292,17 @@ const LOST_PERMILLE: u64 = 700;
 /// So many of the others see one destroyed, and retired.
 const RETIRED_PERMILLE: u64 = 500;
 
+/// Worlds of three whose third region is a witness.
+const WITNESS_PERMILLE: u64 = 125;
+
 impl Plan {
     /// Draws a run.
     pub fn draw(seed: u64, size: Size) -> Self {
         let mut dice = Dice::of(seed, "plan");
         let regions = size.regions.clamp(1, REGIONS.len());
+        let is_drawn = regions == 3 && Dice::of(seed, "witness").chance(WITNESS_PERMILLE);
+        let witness = regions > 1 && (size.witness || is_drawn);
+        let sellers = regions - usize::from(witness);
         // Some last longer than an order lease.
         let lasts_long = dice.chance(LONG_PERMILLE);
         let storm_ms =
@@ -300,11 +311,11 @@ impl Plan {
         let knobs = if is_calm { Knobs::default() } else { Knobs::draw(&mut dice) };
         let skus = dice.between(3, 6);
         let shelf = |_| {
-            let shelf = shelf(&mut dice, regions);
+            let shelf = shelf(&mut dice, sellers);
             if is_calm { gathered(&mut dice, &shelf) } else { shelf }
         };
         let stock: Vec<Vec<u64>> = (0..skus).map(shelf).collect();
-        let mut draw = Draw { regions, skus: stock.len(), storm_ms };
+        let mut draw = Draw { regions, sellers, skus: stock.len(), storm_ms };
         let mut entries = Vec::new();
         for key in 0..u64::try_from(size.orders).unwrap_or(0) {
             draw.order(&mut dice, key, &mut entries);
@@ -316,7 +327,7 @@ impl Plan {
         if lasts_long && !is_calm && dice.chance(LOST_PERMILLE) {
             draw.lost(&mut dice, &mut entries);
         } else if lasts_long && !is_calm && dice.chance(RETIRED_PERMILLE) {
-            let (by, region) = draw.two(&mut dice);
+            let (by, region) = draw.two_sellers(&mut dice);
             let (at_ms, down_ms) = (dice.between(2_000, 8_000), dice.between(8_000, 14_000));
             let action = Action::Retired { region, by, down_ms };
             entries.push(Entry { at_ms, action });
@@ -326,7 +337,7 @@ impl Plan {
             entries.push(draw.rename(&mut dice));
         }
         entries.sort_by_key(|entry| entry.at_ms);
-        Self { seed, regions, storm_ms, knobs, stock, entries }
+        Self { seed, regions, witness, storm_ms, knobs, stock, entries }
     }
 }
 
@@ -372,12 +383,17 @@ impl Plan {
         if !(1..=REGIONS.len()).contains(&self.regions) {
             return Err(format!("`regions` must be 1 to {}", REGIONS.len()));
         }
+        if self.witness && self.regions == 1 {
+            return Err("`witness`: one region must sell".to_owned());
+        }
         if !self.entries.is_sorted_by_key(|entry| entry.at_ms) {
             return Err("`entries` must be in order of time".to_owned());
         }
         let is_known = |entry: &Entry| {
             let (regions, skus) = entry.action.names();
-            regions.iter().all(|index| *index < self.regions)
+            let sells = matches!(entry.action, Action::Order(_) | Action::Adjust { .. });
+            let end = self.regions - usize::from(self.witness && sells);
+            regions.iter().all(|index| *index < end)
                 && skus.iter().all(|index| *index < self.stock.len())
         };
         match self.entries.iter().find(|entry| !is_known(entry)) {
@@ -450,8 +466,16 @@ fn gathered(dice: &mut Dice, shelf: &[u64]) -> Vec<u64> {
     (0..shelf.len()).map(|region| if region == holder { all } else { 0 }).collect()
 }
 
+fn two_of(regions: usize, dice: &mut Dice) -> (usize, usize) {
+    let from = dice.index(regions);
+    let step = 1 + dice.index((regions - 1).max(1));
+    (from, (from + step) % regions)
+}
+
 struct Draw {
     regions: usize,
+    /// The first so many of them.
+    sellers: usize,
     skus: usize,
     storm_ms: u64,
 }
@@ -471,10 +495,10 @@ impl Draw {
         if dice.chance(100) {
             tokens.push(dice.pick(TOKENS));
         }
-        let own = dice.index(self.regions);
+        let own = dice.index(self.sellers);
         let mut tries = vec![(own, dice.pick(&[300, 2_500, 6_000]))];
         for _ in 0..dice.pick(&[1, 2, 4]) {
-            tries.push((dice.index(self.regions), dice.pick(&[300, 2_500, 6_000])));
+            tries.push((dice.index(self.sellers), dice.pick(&[300, 2_500, 6_000])));
         }
         let shopping = Shopping {
             key,
@@ -486,7 +510,7 @@ impl Draw {
         };
         if dice.chance(40) {
             // The same request twice, as from two tabs.
-            let tries = vec![(dice.index(self.regions), 6_000)];
+            let tries = vec![(dice.index(self.sellers), 6_000)];
             let again = Shopping { tries, ..shopping.clone() };
             let at_ms = at_ms + dice.pick(&[0, 1, 30, 500]);
             entries.push(Entry { at_ms, action: Action::Order(again) });
@@ -495,9 +519,11 @@ impl Draw {
     }
 
     fn two(&self, dice: &mut Dice) -> (usize, usize) {
-        let from = dice.index(self.regions);
-        let step = 1 + dice.index((self.regions - 1).max(1));
-        (from, (from + step) % self.regions)
+        two_of(self.regions, dice)
+    }
+
+    fn two_sellers(&self, dice: &mut Dice) -> (usize, usize) {
+        two_of(self.sellers, dice)
     }
 
     /// A region is cut off, or hears nobody, and another one fences it and takes over its orders.
@@ -510,7 +536,7 @@ impl Draw {
             let action = Action::Cut { from: other, to: lost, both, lasts_ms };
             entries.push(Entry { at_ms, action });
         }
-        let by = (lost + 1) % self.regions;
+        let by = (lost + 1) % self.sellers;
         let fenced_ms = at_ms + dice.between(10, 2_000);
         entries.push(Entry { at_ms: fenced_ms, action: Action::Fence { by, lost } });
     }
@@ -540,17 +566,24 @@ impl Draw {
             9 => Action::ProviderDown { lasts_ms },
             10 => {
                 let by = i64::try_from(dice.between(1, 30)).unwrap_or(0);
+                let region = region % self.sellers;
                 Action::Adjust { region, sku, by: if dice.chance(500) { by } else { -by } }
             }
             13 => Action::Fence { by: to, lost: from },
             14 => Action::NextEpoch { region },
-            12 if dice.chance(100) => Action::Retired { region: from, by: to, down_ms: lasts_ms },
+            12 if dice.chance(100) => {
+                let (region, by) = self.two_sellers(dice);
+                Action::Retired { region, by, down_ms: lasts_ms }
+            }
             12 if dice.chance(200) => Action::Destroyed { region, down_ms: lasts_ms },
             12 if dice.chance(600) => Action::SetBack { region, after_ms: lasts_ms.min(3_000) },
-            11 if dice.chance(400) => Action::Evacuate { region: from, to, lasts_ms },
+            11 if dice.chance(400) => {
+                let (region, to) = self.two_sellers(dice);
+                Action::Evacuate { region, to, lasts_ms }
+            }
             _ if dice.chance(500) => Action::Drain { region, lasts_ms },
             _ => {
-                let (node, units) = (dice.index(self.regions), dice.between(1, 20));
+                let (node, units) = (dice.index(self.sellers), dice.between(1, 20));
                 Action::Transfer { from, to, sku, node, units }
             }
         };

@@ -17,7 +17,7 @@ use crate::app::{
     ORDER_LEASE, OrderLease, Region, SagaRunner, Signals, Stops, Verification, Writer,
     WriterSettings,
 };
-use crate::escrow::Autonomy;
+use crate::escrow::{Autonomy, Voters};
 use crate::ports::{Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore};
 use crate::replication::{LinkState, Peers};
 use crate::runtime::TaskSet;
@@ -80,6 +80,8 @@ pub struct Surroundings {
     pub provider: Arc<Provider>,
     /// Every region.
     pub numbers: BTreeMap<RegionId, RegionNumber>,
+    /// The one that sells nothing.
+    pub witness: Option<RegionId>,
     /// Of everything random.
     pub seed: u64,
 }
@@ -145,14 +147,9 @@ impl Site {
         let dice = Dice::of(around.seed, &format!("ids {} {boot}", self.region));
         let ids: Arc<dyn Ids> = Arc::new(SimIds::new(Arc::clone(&clock), dice));
         let start = self.memory.start();
-        let region = Arc::new(Region::new(
-            self.region,
-            around.numbers.clone(),
-            start.epoch,
-            start.floor,
-            clock,
-            ids,
-        ));
+        let region =
+            Region::new(self.region, around.numbers.clone(), start.epoch, start.floor, clock, ids);
+        let region = Arc::new(region.with_witness(around.witness));
         let database = Arc::new(Database::new(
             Arc::clone(&around.shared),
             Arc::clone(&self.condition),
@@ -176,7 +173,8 @@ impl Site {
         let begin = {
             let tables = self.memory.tables();
             let (fenced, latest) = (tables.registers.fenced(), tables.incarnations.clone());
-            Begin { is_first: start.is_first, fenced, latest }
+            let voters = tables.registers.voters().clone();
+            Begin { is_first: start.is_first, fenced, latest, voters }
         };
         let marker = Arc::new(Kept { life: life.clone(), marker: Arc::clone(&self.marker) });
         let parts =
@@ -210,6 +208,7 @@ struct Begin {
     is_first: bool,
     fenced: BTreeSet<Actor>,
     latest: BTreeMap<RegionId, Epoch>,
+    voters: Voters,
 }
 
 impl Parts {
@@ -340,7 +339,7 @@ fn rights(
     bus: &Arc<dyn Bus>,
     heard: &Arc<Mutex<Peers>>,
     signals: &Signals,
-    Begin { is_first, fenced, latest }: Begin,
+    Begin { is_first, fenced, latest, voters }: Begin,
 ) -> Arc<Rights> {
     let (alarmed, of_region) = (Arc::clone(stops), Arc::clone(region));
     let fenced_region = Arc::clone(region);
@@ -349,6 +348,7 @@ fn rights(
     }
     Arc::new(Rights {
         own: Actor { region: region.id, epoch: region.epoch },
+        witness: region.witness,
         store: Arc::clone(database) as Arc<dyn crate::ports::RightsStore>,
         registers: Arc::clone(database) as Arc<dyn crate::ports::RegisterStore>,
         bus: Arc::clone(bus),
@@ -360,7 +360,7 @@ fn rights(
         waiting: Waiting::default(),
         raises: Raises::new(Actor { region: region.id, epoch: region.epoch }, AUTONOMY, is_first),
         fenced: Mutex::new(fenced),
-        voters: Mutex::new(Rights::voters_of(&latest)),
+        voters: Mutex::new(Rights::voters_of(&latest, voters)),
         latest: tokio::sync::RwLock::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),

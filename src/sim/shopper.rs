@@ -132,12 +132,12 @@ pub async fn shop(world: Arc<World>, shopping: Shopping) {
     }
 }
 
-/// After everything was healed the same is asked once more, at a region that the key chooses: now there must
+/// After everything was healed the same is asked once more, at a region that the key chooses and that sells: now there must
 /// be an answer, and it must agree with what was said before.
 pub async fn ask_again(world: Arc<World>, shopping: Shopping) {
     let own = shopping.tries.first().map_or(0, |(region, _)| *region);
     let key = shopping.key;
-    let region = usize::try_from(key).unwrap_or(0) % world.sites().len();
+    let region = usize::try_from(key).unwrap_or(0) % world.sellers();
     let attempt = attempt(&world, &shopping, own, region);
     let answer = tokio::time::timeout(ANSWER_AT_LAST, attempt).await.ok().flatten();
     world.shared.note("shopper", format_args!("{key} again at {}: {answer:?}", REGIONS[region]));

@@ -4,7 +4,7 @@ use super::checks::Violation;
 use super::plan::{Action, Entry, Plan, Size};
 use super::{run, shrink};
 
-const SMALL: Size = Size { regions: 3, orders: 20 };
+const SMALL: Size = Size { regions: 3, orders: 20, witness: false };
 
 #[test]
 fn a_seed_repeats_itself_to_the_byte() {

@@ -56,10 +56,11 @@ impl World {
         let sites: Vec<Site> = names.iter().map(|name| Site::new(*name, plan.seed)).collect();
         let memories = sites.iter().map(|site| site.memory.clone()).collect();
         let time = WorldTime::begin();
+        let witness = plan.witness.then(|| names[plan.regions - 1]);
         let shared = Arc::new(Shared::new(
             time,
             Trace::new(keep_trace),
-            Checks::new(time, memories),
+            Checks::new(time, memories, witness),
             plan.knobs.clone(),
         ));
         let network = Arc::new(Network::new(plan.seed, &plan.knobs));
@@ -77,6 +78,7 @@ impl World {
             hub,
             provider: Arc::clone(&provider),
             numbers,
+            witness,
             seed: plan.seed,
         };
         let dice = Mutex::new(Dice::of(plan.seed, "operators"));
@@ -123,7 +125,7 @@ impl World {
                     changes.stock.entry(key).or_default().received = received;
                 }
             }
-            for (other, origin) in self.sites.iter().enumerate() {
+            for (other, origin) in self.sites.iter().enumerate().take(self.sellers()) {
                 let hlc = HlcTimestamp { region: origin.region, ..hlc };
                 let node = place(node(other), origin.region, hlc);
                 changes.nodes.insert(node.id.clone(), node);
@@ -449,6 +451,11 @@ impl World {
     /// How many there are.
     pub fn regions(&self) -> usize {
         self.sites.len()
+    }
+
+    /// The first so many of them sell.
+    pub fn sellers(&self) -> usize {
+        self.sites.len() - usize::from(self.around.witness.is_some())
     }
 
     /// Every region knows whether its database remembers everything.

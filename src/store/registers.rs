@@ -15,7 +15,7 @@ use super::rights::{PgRights, epoch_column, execute, nodes, skus, units_json};
 use super::within;
 use crate::escrow::{
     Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Slot, Stewardship,
-    Value, Voted, Voter, answer_accept, order_register, steward_key,
+    Value, Voted, Voter, Voters, answer_accept, order_register, steward_key,
 };
 use crate::ports::{RegisterStore, StoreError};
 use crate::types::{Actor, Epoch, RegionId, StockKey};
@@ -32,6 +32,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     FENCED,
     LATEST,
     COUNT_VOTE,
+    KEEP_VOTERS,
+    VOTERS,
 ];
 
 const PROMISED: &str = "
@@ -69,6 +71,15 @@ const FENCED: &str = "SELECT owner, epoch FROM promises WHERE fenced";
 
 /// Last in its transaction: votes of several owners wait for each other here.
 const COUNT_VOTE: &str = "UPDATE region_identity SET votes = votes + 1 RETURNING votes";
+
+/// Last in its transaction, and in one order. Nothing is written where no more is known.
+const KEEP_VOTERS: &str = "
+INSERT INTO voters AS v (region, epoch, votes)
+SELECT a, b, c FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS u(a, b, c) ORDER BY a
+ON CONFLICT (region) DO UPDATE SET epoch = excluded.epoch, votes = excluded.votes
+WHERE (v.epoch, v.votes) < (excluded.epoch, excluded.votes)";
+
+const VOTERS: &str = "SELECT region, epoch, votes FROM voters";
 
 const LATEST: &str = "
 SELECT coalesce(max(epoch), 1)
@@ -125,8 +136,38 @@ impl RegisterStore for PgRights {
         call.await.map_err(store_error)
     }
 
-    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError> {
-        self.choose_values(owner, chosen).await.map_err(store_error)
+    async fn choose(
+        &self,
+        owner: Actor,
+        chosen: &[KeyedSlot],
+        voters: &Voters,
+    ) -> Result<(), StoreError> {
+        self.choose_values(owner, chosen, voters).await.map_err(store_error)
+    }
+
+    async fn note_voters(&self, voters: &Voters) -> Result<(), StoreError> {
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            within(self.store.deadline, keep_voters(&mut lease, voters)).await?;
+            lease.keep();
+            Ok(())
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn voters(&self) -> Result<Voters, StoreError> {
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let rows = within(self.store.deadline, sqlx::query(VOTERS).fetch_all(&mut *lease));
+            let rows = rows.await?;
+            lease.keep();
+            let voter = |row: &PgRow| {
+                let voter = Voter { epoch: epoch_of(row)?, votes: unsigned(row, "votes")? };
+                Ok((parsed(row, "region")?, voter))
+            };
+            rows.iter().map(voter).collect::<Result<Voters, sqlx::Error>>()
+        };
+        call.await.map_err(store_error)
     }
 
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError> {
@@ -215,6 +256,20 @@ async fn accept(connection: &mut PgConnection, request: &Accept) -> Result<Accep
     }
     keep_slots(connection, owner, &newer).await?;
     Ok(Accepted::Answered { stored, forked })
+}
+
+pub(super) async fn keep_voters(
+    connection: &mut PgConnection,
+    voters: &Voters,
+) -> Result<(), sqlx::Error> {
+    let epoch = |voter: &Voter| i32::try_from(voter.epoch.0).unwrap_or(i32::MAX);
+    sqlx::query(KEEP_VOTERS)
+        .bind(voters.keys().map(RegionId::as_str).collect::<Vec<_>>())
+        .bind(voters.values().map(epoch).collect::<Vec<_>>())
+        .bind(voters.values().map(|voter| signed(voter.votes)).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn lock_promise(
@@ -309,7 +364,10 @@ pub(super) fn keyed_slot(row: &PgRow) -> Result<(StockKey, Slot), sqlx::Error> {
 }
 
 pub(super) fn actor(row: &PgRow) -> Result<Actor, sqlx::Error> {
+    Ok(Actor { region: parsed(row, "owner")?, epoch: epoch_of(row)? })
+}
+
+fn epoch_of(row: &PgRow) -> Result<Epoch, sqlx::Error> {
     let epoch: i32 = row.try_get("epoch")?;
-    let epoch = u32::try_from(epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Actor { region: parsed(row, "owner")?, epoch: Epoch(epoch) })
+    u32::try_from(epoch).map(Epoch).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }

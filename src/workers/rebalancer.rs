@@ -30,7 +30,7 @@ pub(super) async fn run(
         if !(rights.takes_orders)() {
             continue;
         }
-        let wishes = rights.board.wishes(&rights.reachability.reachable(), now_ms, quiet_ms);
+        let wishes = rights.board.wishes(&rights.sellers(), now_ms, quiet_ms);
         let asked = wishes.into_iter().map(|wish| ask(&rights, wish));
         futures::future::join_all(asked).await;
     }

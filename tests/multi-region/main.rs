@@ -31,4 +31,5 @@ mod saga;
 mod supervision;
 mod support;
 mod traffic;
+mod two_regions;
 mod world;

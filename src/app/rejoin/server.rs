@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::app::Region;
 use crate::app::rights::Rights;
+use crate::escrow::Voter;
 use crate::ports::{Reader, RejoinStore, RequestHandler, RetirementStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{
@@ -57,7 +58,9 @@ impl RejoinHandler {
                 Answer::Noted { latest: epoch.max(before), now: before < epoch }
             }
             Ask::Known => {
-                let voter = self.rights.voter(from);
+                // Another process of this region may have counted more.
+                let noted = self.rights.registers.voters().await?.remove(&from);
+                let voter = noted.unwrap_or(Voter::UNKNOWN).max(self.rights.voter(from));
                 let applied = store.applied(from).await?.unwrap_or(Position::START);
                 Answer::Known { applied, voter }
             }

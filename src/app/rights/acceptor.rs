@@ -9,6 +9,7 @@ use super::{ProposeError, Rights};
 use crate::escrow::{
     Accept, Asked, Prepare, Promise, ROWS_PER_MESSAGE_MAX, Stale, Voter, Voters, check_voters,
 };
+use crate::mutants::{Mutant, is_on};
 use crate::ports::RequestHandler;
 use crate::types::RegionId;
 
@@ -96,6 +97,13 @@ impl Rights {
         let known = voters.entry(self.own.region).or_insert(own);
         *known = own.max(*known);
         voters
+    }
+
+    /// How far the other acceptors are known to have voted.
+    pub(super) fn others_votes(&self) -> Voters {
+        let mut voters = self.voters();
+        voters.remove(&self.own.region);
+        if is_on(Mutant::VotesNotNoted) { Voters::new() } else { voters }
     }
 
     /// How far an acceptor is known to have voted.

@@ -31,6 +31,9 @@ pub enum FenceError {
     /// It is this region, or none of the deployment.
     #[error("a region is fenced by another region of the deployment")]
     NotAPeer,
+    /// The witness has nothing that could be taken over, and takes over from nobody.
+    #[error("{0} is the witness: it sells nothing, so it is neither fenced nor does it fence")]
+    Witness(RegionId),
     /// The registers could not be written.
     #[error(transparent)]
     Propose(#[from] ProposeError),
@@ -44,6 +47,9 @@ impl Rights {
     pub async fn fence(&self, region: RegionId) -> Result<TakenOver, FenceError> {
         if !self.bus.peers().contains(&region) {
             return Err(FenceError::NotAPeer);
+        }
+        if let Some(witness) = self.witness.filter(|it| [region, self.own.region].contains(it)) {
+            return Err(FenceError::Witness(witness));
         }
         let heard = self.reachability.epoch_of(region);
         let latest = self.registers.latest(region).await.map_err(ProposeError::from)?;
@@ -237,13 +243,12 @@ impl Rights {
     /// Who gets what is taken over: every region that lives, in equal shares. Rebalancing moves it on to where
     /// it sells.
     fn heirs(&self) -> BTreeMap<Actor, u64> {
-        let reachable = self.reachability.reachable().into_iter();
-        let peers = reachable.filter_map(|region| {
+        let peers = self.sellers().into_iter().filter_map(|region| {
             let epoch = self.reachability.epoch_of(region)?;
             Some(Actor { region, epoch })
         });
         peers
-            .chain([self.own])
+            .chain((self.witness != Some(self.own.region)).then_some(self.own))
             .filter(|actor| !self.is_fenced(*actor))
             .map(|actor| (actor, 1))
             .collect()

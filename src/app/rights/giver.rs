@@ -37,6 +37,9 @@ impl Giver {
                 "this region forgot what it sold, or may have, and gives nothing away".to_owned()
             );
         }
+        if rights.witness == Some(request.asker.region) {
+            return Err(format!("{} is the witness, which sells nothing", request.asker.region));
+        }
         if rights.is_fenced(request.asker) {
             return Err(format!("{} was fenced: what it got would be stranded", request.asker));
         }
@@ -44,11 +47,8 @@ impl Giver {
         let (sku, node) = (&request.sku, request.node.as_ref());
         let expected = rights.board.expected(sku);
         // Without an order that needs them, units go only to whom they belong.
-        let share = if request.need == 0 {
-            rights.board.share(sku, node, &rights.reachability.reachable())
-        } else {
-            0
-        };
+        let share =
+            if request.need == 0 { rights.board.share(sku, node, &rights.sellers()) } else { 0 };
         let demand = GiverDemand {
             waiting: rights.waiting.units(sku, rights.clock.monotonic_ms()),
             expected: expected.max(share),

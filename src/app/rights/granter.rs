@@ -204,7 +204,7 @@ impl Shared {
         let expected = rights.board.expected(sku);
         let want = need.saturating_add(expected.max(WANT_EXTRA));
         let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
-        let reachable = rights.reachability.reachable();
+        let reachable = rights.sellers();
         let mut asking = Asking::new(rights.own, ledgers, need, want, reachable);
         self.ask_until(target, &mut asking, deadline_ms, wanted).await;
         let elsewhere = rights

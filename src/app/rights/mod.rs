@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::escrow::{Digest, KeyedRow, MergeError, Row, Voter, Voters};
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{
     Bus, Clock, Credit, Ids, MergeReport, Reachability, RegisterStore, RequestKind, RightsStore,
     StoreError,
@@ -67,6 +68,8 @@ pub type AmnesiaAlarm = dyn Fn(String) + Send + Sync;
 pub struct Rights {
     /// This region, in its incarnation.
     pub own: Actor,
+    /// The region that votes and sells nothing: nobody gives it anything, and it takes over from nobody.
+    pub witness: Option<RegionId>,
     /// Its database.
     pub store: Arc<dyn RightsStore>,
     /// The registers of ceilings in it.
@@ -114,6 +117,14 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// Peers that sell, and hear this region as it hears them.
+    pub fn sellers(&self) -> Vec<RegionId> {
+        let mut reachable = self.reachability.reachable();
+        let all = is_on(Mutant::WitnessInherits);
+        reachable.retain(|region| all || self.witness != Some(*region));
+        reachable
+    }
+
     /// Stores what peers' rows bring, and looks into what must not be merged.
     pub async fn learn(
         &self,
@@ -143,9 +154,13 @@ impl Rights {
         Ok(report)
     }
 
-    /// Which incarnations an acceptor and a receiver of rows begins with.
-    pub fn voters_of(latest: &BTreeMap<RegionId, Epoch>) -> Voters {
-        latest.iter().map(|(region, epoch)| (*region, Voter { epoch: *epoch, votes: 0 })).collect()
+    /// How far the acceptors are known to have voted when a process starts: as `noted`, and in their latest incarnations.
+    pub fn voters_of(latest: &BTreeMap<RegionId, Epoch>, mut noted: Voters) -> Voters {
+        for (region, epoch) in latest {
+            let known = noted.entry(*region).or_insert(Voter::UNKNOWN);
+            *known = Voter { epoch: *epoch, votes: 0 }.max(*known);
+        }
+        noted
     }
 
     /// Another region's incarnation begins.

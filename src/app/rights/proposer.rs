@@ -210,8 +210,11 @@ impl Proposer {
         let chosen: Vec<KeyedSlot> =
             request.slots.into_iter().filter(|keyed| chosen.contains(&keyed.key)).collect();
         // Only of ceilings anybody keeps what is known to be chosen.
+        let voters = rights.others_votes();
         if !chosen.is_empty() && self.owner.epoch != Epoch::NONE {
-            rights.registers.choose(self.owner, &chosen).await?;
+            rights.registers.choose(self.owner, &chosen, &voters).await?;
+        } else {
+            rights.registers.note_voters(&voters).await?;
         }
         Ok(chosen)
     }
@@ -302,6 +305,8 @@ async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, Pr
             None => {}
         }
     }
+    // What is done on these promises stands only while they are remembered.
+    rights.registers.note_voters(&rights.others_votes()).await?;
     match (given_so_far.len() >= needed, behind) {
         (true, _) => Ok(Promises::Given(given_so_far)),
         (false, Some(_)) if fenced_by_any && owner == rights.own => {

@@ -9,7 +9,7 @@ use super::Rights;
 /// Why nothing was moved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
-    /// The receiver is this region, or none of the deployment.
+    /// The receiver is this region, the witness, or none of the deployment.
     #[error("rights can be moved to another region of the deployment: {}", .regions.iter().map(RegionId::as_str).collect::<Vec<_>>().join(", "))]
     NotAPeer {
         /// Who could be meant.
@@ -53,7 +53,8 @@ pub async fn transfer(
     to: RegionId,
     units: u64,
 ) -> Result<bool, TransferError> {
-    let regions = rights.bus.peers();
+    let mut regions = rights.bus.peers();
+    regions.retain(|region| rights.witness != Some(*region));
     if !regions.contains(&to) {
         return Err(TransferError::NotAPeer { regions });
     }

@@ -75,6 +75,9 @@ fn region(config: &Config, layout: &Layout, ports: Ports, index: usize) -> anyho
     let mut set = |key: &str, value: Value| drop(entry.insert(key.to_owned(), value));
     set("name", region.name.as_str().into());
     set("number", i64::from(region.number.0.get()).into());
+    if region.witness {
+        set("witness", true.into());
+    }
     set("http_listen", local(ports.http(index)).into());
     set("http_url", format!("http://{}", local(ports.http(index))).into());
     set("database_url", database("entrepot_app"));

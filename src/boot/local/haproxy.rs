@@ -95,7 +95,7 @@ pub(crate) fn mapped(share: u8, successor: RegionId) -> String {
 /// The map before anything is known: every region serves all of its shoppers.
 pub(crate) fn first_map(config: &Config) -> String {
     let line = |name: RegionId| format!("{name} {}\n", mapped(100, name));
-    config.regions.iter().map(|region| line(region.name)).collect()
+    config.sellers().map(|region| line(region.name)).collect()
 }
 
 /// The load balancer of a deployment.
@@ -149,7 +149,7 @@ pub(crate) fn render(config: &Config) -> anyhow::Result<String> {
     }
     write!(text, "\nfrontend entrance\n    bind {listen}\n")?;
     frontend(&mut text, config)?;
-    for region in &config.regions {
+    for region in config.sellers() {
         backend(&mut text, config, region.name)?;
     }
     Ok(text)
@@ -186,14 +186,14 @@ fn frontend(text: &mut String, config: &Config) -> std::fmt::Result {
          \x20   http-request set-var(txn.country) req.hdr(CF-IPCountry),upper\n\
          \x20   http-request set-var(txn.country) req.hdr(X-Country),upper if { req.hdr(X-Country) -m found }\n",
     );
-    for region in &config.regions {
+    for region in config.sellers() {
         let name = region.name;
         writeln!(
             text,
             "    http-request set-var(txn.region) str({name}) if {{ var(txn.home) -m str {name} }}"
         )?;
     }
-    for region in &config.regions {
+    for region in config.sellers() {
         let name = region.name;
         let countries: Vec<_> = config
             .countries
@@ -247,7 +247,7 @@ fn address(url: &str) -> String {
     format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
-/// A region, then the others by measured latency; without measurements in the order of the file.
+/// A region, then the others that sell by measured latency; without measurements in the order of the file.
 pub(crate) fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> {
     let distance = |other: RegionId| {
         let measured = config.link_latencies.iter().find(|link| {
@@ -260,7 +260,7 @@ pub(crate) fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> 
             None => Duration::MAX,
         }
     };
-    let mut names: Vec<_> = config.regions.iter().map(|region| region.name).collect();
+    let mut names: Vec<_> = config.sellers().map(|region| region.name).collect();
     names.sort_by_key(|name| (*name != region, distance(*name)));
     names
 }

@@ -11,6 +11,9 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Of an answer no more is read: the status line, and what a region says of itself.
 const ANSWER_BYTES: u64 = 16 * 1024;
 
+/// What a witness says that is ready for all that it is there for.
+pub(crate) const WITNESS: &str = "witness";
+
 /// What `/readyz` says.
 #[derive(Deserialize)]
 struct Health {

@@ -16,9 +16,10 @@ use super::links::{End, Fault, Links, Way};
 use super::lock::Lock;
 use super::nats::Nats;
 use super::postgres::{Postgres, RolePasswords};
+use super::probe::{self, WITNESS};
 use super::process::{Registry, Spec};
 use super::programs::Programs;
-use super::{Options, clocks, effective, probe, secrets};
+use super::{Options, clocks, effective, secrets};
 use crate::config::Config;
 use crate::http::auth::issuer;
 use crate::types::RegionId;
@@ -29,7 +30,7 @@ const READY_LIMIT: Duration = Duration::from_mins(1);
 const SERVER_READY_LIMIT: Duration = Duration::from_secs(30);
 /// A server that says this of itself has come up; what keeps it from taking orders does not end by itself, and is no reason
 /// to stop the other regions.
-const STAYS: [&str; 4] = ["ready", "draining", "fenced", "set_back"];
+const STAYS: [&str; 5] = ["ready", WITNESS, "draining", "fenced", "set_back"];
 /// A server that says this does not know yet.
 const IN_DOUBT: &str = "in_doubt";
 /// Longer than a server's own grace for open requests (5 s).
@@ -168,7 +169,7 @@ impl Deployment {
         let names: Vec<_> = self.config.regions.iter().map(|region| region.name).collect();
         let stores = names.iter().enumerate().map(|(index, name)| self.start_stores(index, *name));
         let links = self.open_links(&names);
-        let simulator = self.start_simulator(names.len());
+        let simulator = self.start_simulator();
         futures::try_join!(futures::future::try_join_all(stores), links, simulator)?;
         let servers = names.iter().enumerate().map(|(index, name)| self.start_server(index, *name));
         futures::future::try_join_all(servers).await?;
@@ -249,7 +250,7 @@ impl Deployment {
         Ok(())
     }
 
-    async fn start_simulator(&self, regions: usize) -> anyhow::Result<()> {
+    async fn start_simulator(&self) -> anyhow::Result<()> {
         let folder = self.layout.simulator_dir();
         secrets::private_dir(&folder)?;
         let port = self.ports.payment_simulator();
@@ -268,9 +269,10 @@ impl Deployment {
         spec.arguments.extend(["--ledger".into(), folder.join("ledger.jsonl").into()]);
         spec.arguments
             .extend(["--webhook-secret-file".into(), self.layout.webhook_secret().into()]);
-        // Every region is told; the order's home applies it, the others answer 202.
-        for region in 0..regions {
-            let address = format!("127.0.0.1:{}", self.ports.http(region));
+        // Every region that sells is told; the order's home applies it, the others answer 202.
+        let regions = self.config.regions.iter().enumerate().filter(|(_, region)| !region.witness);
+        for (index, _) in regions {
+            let address = format!("127.0.0.1:{}", self.ports.http(index));
             spec.arguments.push("--webhook-url".into());
             spec.arguments
                 .push(format!("http://{address}/api/v1/webhooks/payments/simulator").into());
@@ -294,6 +296,7 @@ impl Deployment {
         }
         self.progress(&match state.as_str() {
             "ready" => format!("{name}: server is ready"),
+            WITNESS => format!("{name}: the witness is ready; it votes, and sells nothing"),
             other => format!("{name}: server runs, and takes no orders: {other}"),
         });
         Ok(())

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::probe::WITNESS;
+
 /// A whole deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -84,9 +86,10 @@ impl Report {
         self.phase == Phase::Started
     }
 
-    /// Whether every region is ready.
+    /// Whether every region is ready; a witness is when it votes.
     pub(crate) fn is_ready(&self) -> bool {
-        self.has_started() && self.regions.iter().all(|region| region.state == "ready")
+        let is_ready = |region: &RegionReport| ["ready", WITNESS].contains(&region.state.as_str());
+        self.has_started() && self.regions.iter().all(is_ready)
     }
 
     /// For people, with what one needs to look into a program: its pid, and the database's URL. The password

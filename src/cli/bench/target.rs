@@ -41,7 +41,7 @@ pub(super) fn find(args: &PlaceArgs) -> anyhow::Result<Vec<Target>> {
         Some(token) => token.clone(),
         None => own_token(&args.data_dir)?,
     };
-    let servers = config.regions.iter().filter_map(|region| {
+    let servers = config.sellers().filter_map(|region| {
         let server = region.server.as_ref()?;
         Some((region.name.as_str(), server.http_url.as_str()))
     });
@@ -56,7 +56,7 @@ pub(super) fn find(args: &PlaceArgs) -> anyhow::Result<Vec<Target>> {
             targets.push(Target { region, authority: authority(url)?, token });
         }
     }
-    let known = || config.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>();
+    let known = || config.sellers().map(|region| region.name.as_str()).collect::<Vec<_>>();
     anyhow::ensure!(
         !targets.is_empty(),
         "--region {}: the deployment has {} (or `all`)",

@@ -121,9 +121,7 @@ struct Seen {
 
 pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let target = Target::find(&args.target, OPERATOR)?;
-    let views =
-        futures::future::join_all(target.regions.iter().map(|region| look(&target, *region)));
-    let views = views.await;
+    let views = futures::future::join_all(target.all().map(|region| look(&target, region))).await;
     let all_answer = views.iter().all(|view| view.error.is_none());
     if args.json {
         output::line(&json!({ "regions": views }).to_string());
@@ -227,9 +225,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn ensure_known(target: &Target, region: RegionId) -> anyhow::Result<()> {
-    let known: Vec<_> = target.regions.iter().map(RegionId::as_str).collect();
-    let is_known = target.regions.contains(&region);
-    anyhow::ensure!(is_known, "there is no region {region}; there are {}", known.join(", "));
+    let known: Vec<RegionId> = target.all().collect();
+    let names = || known.iter().map(RegionId::as_str).collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(known.contains(&region), "there is no region {region}; there are {}", names());
     Ok(())
 }
 

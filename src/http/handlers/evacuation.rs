@@ -20,7 +20,7 @@ use super::super::forward::Origin;
 use super::super::problem::{Code, Problem};
 use super::super::query::{PathId, StrictQuery};
 use super::orders::json;
-use super::{RETRY_DEPENDENCY_S, lost_task};
+use super::{RETRY_DEPENDENCY_S, ensure_seller, lost_task};
 
 /// How long a call waits for the end: below what forwarding allows.
 const WAIT: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ pub(in crate::http) struct EvacuationQuery {
     responses((status = 200, description = "It has ended, was aborted, or would do this", body = EvacuationOut),
               (status = 202, description = "Under way: ask again", body = EvacuationOut),
               (status = 404, description = "`not_found`"),
-              (status = 409, description = "`no_evacuation`, `evacuation_past_return`, `region_set_back`"),
+              (status = 409, description = "`no_evacuation`, `evacuation_past_return`, `region_set_back`, `not_fenceable`: it is the witness"),
               (status = 422, description = "`validation_failed`"),
               (status = 503, description = "`home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn evacuate(
@@ -63,13 +63,15 @@ pub(in crate::http) async fn evacuate(
     caller: Caller,
     origin: Origin,
 ) -> Result<Response, Problem> {
-    let numbers = &context.app.region.numbers;
-    let absent = || Problem::not_found("region");
-    let evacuation = context.evacuation.clone().filter(|_| numbers.contains_key(&region));
-    let evacuation = evacuation.ok_or_else(absent)?;
+    let of_all = &context.app.region;
+    ensure_seller(&context, region)?;
+    let evacuation = context.evacuation.clone().ok_or_else(|| Problem::not_found("region"))?;
     let EvacuationQuery { to, dry_run, run, abort } = query;
-    if to.is_some_and(|to| to == region || !numbers.contains_key(&to)) {
-        return Err(Problem::invalid("to", "must be another region of the deployment"));
+    if to.is_some_and(|to| to == region || !of_all.is_seller(to)) {
+        return Err(Problem::invalid(
+            "to",
+            "must be another region of the deployment, and not the witness",
+        ));
     }
     if region != context.region {
         return context.ask(region, &origin, Bytes::new(), WAIT).await;

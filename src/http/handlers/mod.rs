@@ -21,8 +21,10 @@ use sha2::{Digest, Sha256};
 use crate::app::WriteError;
 use crate::domain::idempotency::IntentKey;
 use crate::ports::StoreError;
+use crate::types::RegionId;
 
 use super::auth::Principal;
+use super::context::Context;
 use super::headers::IdempotencyKey;
 use super::problem::{Code, Problem};
 
@@ -105,6 +107,16 @@ impl From<StoreError> for Problem {
             }
         }
     }
+}
+
+/// A region of the deployment that has something to give up, or to take over.
+fn ensure_seller(context: &Context, region: RegionId) -> Result<(), Problem> {
+    let of_all = &context.app.region;
+    if of_all.witness == Some(region) {
+        let detail = format!("{region} is the witness, which sells nothing; nothing was changed");
+        return Err(Problem::new(Code::NotFenceable, detail));
+    }
+    if of_all.is_seller(region) { Ok(()) } else { Err(Problem::not_found("region")) }
 }
 
 /// A task of ours panicked: the panic itself is in the log.

@@ -22,7 +22,7 @@ use super::super::forward::Origin;
 use super::super::problem::{Code, Problem};
 use super::super::query::{PathId, StrictQuery};
 use super::orders::json;
-use super::{RETRY_DEPENDENCY_S, lost_task};
+use super::{RETRY_DEPENDENCY_S, ensure_seller, lost_task};
 
 /// How long a call waits for the end: below what forwarding allows.
 const WAIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ pub(in crate::http) struct RetireQuery {
     responses((status = 200, description = "It waits for a second person, is done, was taken back, or would come to this", body = RetirementOut),
               (status = 202, description = "Under way: ask again", body = RetirementOut),
               (status = 404, description = "`not_found`"),
-              (status = 409, description = "`not_retirable`, `second_person_needed`, `rejoin_refused`, `region_set_back`"),
+              (status = 409, description = "`not_retirable`, `not_fenceable`, `second_person_needed`, `rejoin_refused`, `region_set_back`"),
               (status = 503, description = "`every_region_needed`, `no_majority`, `home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn retire(
     State(context): State<Context>,
@@ -57,9 +57,10 @@ pub(in crate::http) async fn retire(
     caller: Caller,
     origin: Origin,
 ) -> Result<Response, Problem> {
-    let known = context.app.region.numbers.contains_key(&region);
-    let retire = context.retire.clone().filter(|_| known);
-    let retire = retire.ok_or_else(|| Problem::not_found("region"))?;
+    // The one that carries it out gets what is freed.
+    ensure_seller(&context, region)?;
+    ensure_seller(&context, context.region)?;
+    let retire = context.retire.clone().ok_or_else(|| Problem::not_found("region"))?;
     if region == context.region {
         let detail = format!("{region} itself was asked; ask one of the regions that live");
         return Err(Problem::new(Code::NotRetirable, detail));

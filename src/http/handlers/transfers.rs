@@ -113,7 +113,7 @@ pub(in crate::http) async fn pin_rights(
 ) -> Result<Response, Problem> {
     let (region, units) = (body.value.region, body.value.check()?);
     let rights = context.rights.clone();
-    let known = context.app.region.numbers.contains_key(&region);
+    let known = context.app.region.is_seller(region);
     let Some(rights) = rights.filter(|_| known) else {
         return Err(Problem::invalid("region", "must be a region of a deployment with several"));
     };

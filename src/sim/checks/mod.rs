@@ -50,6 +50,7 @@ impl std::fmt::Display for Violation {
 pub struct Checks {
     time: WorldTime,
     memories: Vec<Memory>,
+    witness: Option<RegionId>,
     state: Mutex<State>,
 }
 
@@ -92,9 +93,9 @@ struct Seen {
 }
 
 impl Checks {
-    /// Over the databases of all regions.
-    pub fn new(time: WorldTime, memories: Vec<Memory>) -> Self {
-        Self { time, memories, state: Mutex::default() }
+    /// Over the databases of all regions, one of which may sell nothing.
+    pub fn new(time: WorldTime, memories: Vec<Memory>, witness: Option<RegionId>) -> Self {
+        Self { time, memories, witness, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -7,6 +7,7 @@ use crate::domain::idempotency::IntentKey;
 use crate::domain::order::{
     AllocationState, ChainVerdict, OrderRecord, OrderStatus, PaymentState, fold_copy, verify_chain,
 };
+use crate::escrow::Voter;
 use crate::gateways::simulator::{Account, Books, State as Held};
 use crate::replication::Position;
 use crate::types::{InvariantId, OrderId, RegionId, Sku, StockKey};
@@ -113,6 +114,7 @@ impl Checks {
         let homes = self.orders_at_home();
         self.events_make_the_state(&homes);
         self.everything_was_applied_once();
+        self.the_witness_holds_nothing();
         if self.forgot().is_empty() {
             self.nothing_is_oversold(&homes);
             self.answers_are_kept(&homes);
@@ -123,16 +125,44 @@ impl Checks {
         }
     }
 
-    /// A region of whose rights a peer knows more than it does itself takes no more orders (I-01).
+    /// What went to it could not be sold (I-04).
+    fn the_witness_holds_nothing(&self) {
+        let Some(witness) = self.witness else { return };
+        for memory in &self.memories {
+            let tables = memory.tables();
+            let rows = tables
+                .rights
+                .rows()
+                .iter()
+                .flat_map(|(key, rows)| rows.values().map(move |row| (key, row)));
+            for (key, row) in rows {
+                let given = row.granted.keys().chain(row.chosen.value.credits.keys());
+                if given.into_iter().any(|actor| actor.region == witness) {
+                    let what = format!(
+                        "{witness}, the witness, was given units of {} at {}",
+                        key.sku, key.node
+                    );
+                    self.broken(InvariantId::RightsConserved, what);
+                }
+            }
+        }
+    }
+
+    /// A region of whose rights or votes a peer knows more than it does itself takes no more orders (I-01).
     fn what_was_forgotten_is_noticed(&self) {
         for region in self.forgot() {
             let Some(memory) = self.memory(region) else { continue };
-            let (is_noticed, actor, rows) = {
+            let (is_noticed, actor, rows, voter) = {
                 let tables = memory.tables();
-                (tables.is_set_back(), tables.actor(region), tables.rights.rows().clone())
+                let (actor, rows) = (tables.actor(region), tables.rights.rows().clone());
+                let voter = Voter { epoch: tables.head().epoch, votes: tables.registers.voted() };
+                (tables.is_set_back(), actor, rows, voter)
             };
             let knows_more = |peer: &Memory| {
                 let tables = peer.tables();
+                if tables.registers.voters().get(&region).is_some_and(|noted| *noted > voter) {
+                    return true;
+                }
                 let told = tables.rights.rows().iter();
                 told.filter_map(|(key, told)| Some((key, told.get(&actor)?))).any(|(key, told)| {
                     let own = rows.get(key).and_then(|rows| rows.get(&actor));

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::escrow::{
     Accept, Acceptance, Accepted, Ballot, KeyedSlot, Prepare, Promise, Promised, Row, Slot,
-    Stewardship, Voted, Voter, answer_accept, order_register, steward_key,
+    Stewardship, Voted, Voter, Voters, answer_accept, order_register, steward_key,
 };
 use crate::ports::{RegisterStore, StoreError};
 use crate::replication::rejoin::Votes;
@@ -19,6 +19,8 @@ use super::MemoryRights;
 pub struct RegisterTables {
     owners: BTreeMap<Actor, Registers>,
     votes: u64,
+    /// Of the others, as far as it was noted.
+    voters: Voters,
 }
 
 /// One owner's registers, as this acceptor holds them.
@@ -84,6 +86,18 @@ impl RegisterTables {
             }
         }
         self.votes = 0;
+    }
+
+    /// How far the others had voted when it was noted last.
+    pub fn voters(&self) -> &Voters {
+        &self.voters
+    }
+
+    fn note(&mut self, voters: &Voters) {
+        for (region, voter) in voters {
+            let known = self.voters.entry(*region).or_insert(*voter);
+            *known = voter.max(known).to_owned();
+        }
     }
 
     /// How often this acceptor has voted.
@@ -160,13 +174,28 @@ impl RegisterStore for MemoryRights {
         Ok(Voted { voter: tables.registers.count(self.own.epoch), answer })
     }
 
-    async fn choose(&self, owner: Actor, chosen: &[KeyedSlot]) -> Result<(), StoreError> {
+    async fn choose(
+        &self,
+        owner: Actor,
+        chosen: &[KeyedSlot],
+        voters: &Voters,
+    ) -> Result<(), StoreError> {
         let mut tables = self.database.tables();
+        tables.registers.note(voters);
         for KeyedSlot { key, slot } in chosen {
             let row = Row { chosen: slot.clone(), ..Row::new(owner) };
             tables.rights.join(key, owner, row);
         }
         Ok(())
+    }
+
+    async fn note_voters(&self, voters: &Voters) -> Result<(), StoreError> {
+        self.database.tables().registers.note(voters);
+        Ok(())
+    }
+
+    async fn voters(&self) -> Result<Voters, StoreError> {
+        Ok(self.database.tables().registers.voters.clone())
     }
 
     async fn latest(&self, region: RegionId) -> Result<Epoch, StoreError> {

@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::{
     Ledgers, PgRights, StoredRow, epoch_column, execute, nodes, read, signed, skus, units_json,
 };
-use crate::escrow::{KeyedRow, KeyedSlot, Ledger, Row, Slot};
+use crate::escrow::{KeyedRow, KeyedSlot, Ledger, Row, Slot, Voters};
 use crate::ports::{Credit, MergeReport};
+use crate::store::registers::keep_voters;
 use crate::store::within;
 use crate::types::{Actor, RegionId, StockKey};
 
@@ -201,6 +202,7 @@ impl PgRights {
         &self,
         owner: Actor,
         chosen: &[KeyedSlot],
+        voters: &Voters,
     ) -> Result<(), sqlx::Error> {
         let row = |slot: &KeyedSlot| {
             let row = Row { chosen: slot.slot.clone(), ..Row::new(owner) };
@@ -221,6 +223,7 @@ impl PgRights {
                 let rows: Vec<&KeyedRow> = rows.iter().collect();
                 upsert_copies(&mut lease, self.own, &rows).await?;
             }
+            keep_voters(&mut lease, voters).await?;
             execute(&mut lease, "COMMIT").await
         };
         within(self.store.deadline, choose).await?;

@@ -158,7 +158,8 @@ contract! {
         an_acceptor_keeps_its_promises_and_its_newest_value,
         what_others_proposed_is_told_to_who_comes_after,
         a_value_under_a_fence_is_not_stored,
-        what_is_chosen_raises_the_ceiling_and_stays;
+        what_is_chosen_raises_the_ceiling_and_stays,
+        how_far_others_voted_is_kept_and_never_goes_back;
     rejoin:
         a_noted_incarnation_ends_the_one_before,
         what_is_known_of_a_home_is_told_in_pages,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use entrepot::domain::inventory::StockDelta;
 use entrepot::escrow::{
-    Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Purpose, Slot, Value,
+    Accept, Accepted, Ballot, KeyedSlot, Prepare, Promise, Purpose, Slot, Value, Voter, Voters,
 };
 use entrepot::types::{Actor, Epoch, StockKey};
 
@@ -112,14 +112,32 @@ pub(super) async fn what_is_chosen_raises_the_ceiling_and_stays(kind: Kind) {
     change(&a, &x, StockDelta { received: 9, ..StockDelta::default() }).await.unwrap();
     let spend = |spent| StockDelta { spent, ..StockDelta::default() };
     let newer = slot(&x, Ballot::birth(own.region), 2, 4);
-    a.registers.choose(own, std::slice::from_ref(&newer)).await.unwrap();
-    a.registers.choose(own, &[slot(&x, Ballot::birth(own.region), 1, 3)]).await.unwrap();
+    a.registers.choose(own, std::slice::from_ref(&newer), &Voters::new()).await.unwrap();
+    a.registers
+        .choose(own, &[slot(&x, Ballot::birth(own.region), 1, 3)], &Voters::new())
+        .await
+        .unwrap();
     change(&a, &x, spend(4)).await.unwrap();
     assert!(change(&a, &x, spend(1)).await.is_err());
     // Of another owner, whose row need not be known.
     let theirs = slot(&x, ballot(1, "a"), 1, 3);
-    a.registers.choose(b, std::slice::from_ref(&theirs)).await.unwrap();
+    a.registers.choose(b, std::slice::from_ref(&theirs), &Voters::new()).await.unwrap();
     let rows = a.rights.rows(&[x].into()).await.unwrap();
     let chosen: BTreeMap<_, _> = rows.into_iter().map(|row| (row.owner, row.row.chosen)).collect();
     assert_eq!(chosen, [(own, newer.slot), (b, theirs.slot)].into());
+}
+
+pub(super) async fn how_far_others_voted_is_kept_and_never_goes_back(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let (b, c) = (actor("b").region, actor("c").region);
+    let voter = |epoch, votes| Voter { epoch: Epoch(epoch), votes };
+    assert_eq!(a.registers.voters().await.unwrap(), Voters::new());
+    a.registers.note_voters(&[(b, voter(1, 7)), (c, voter(1, 3))].into()).await.unwrap();
+    a.registers.note_voters(&[(b, voter(1, 6)), (c, voter(2, 0))].into()).await.unwrap();
+    let noted = [(b, voter(1, 7)), (c, voter(2, 0))].into();
+    assert_eq!(a.registers.voters().await.unwrap(), noted);
+    // With what was chosen on these votes.
+    a.registers.choose(actor("a"), &[], &[(b, voter(1, 9))].into()).await.unwrap();
+    assert_eq!(a.registers.voters().await.unwrap()[&b], voter(1, 9));
+    a.registers.note_voters(&Voters::new()).await.unwrap();
 }

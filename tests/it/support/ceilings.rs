@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use entrepot::escrow::{Accept, KeyedSlot, Ledger};
+use entrepot::escrow::{Accept, KeyedSlot, Ledger, Voters};
 use entrepot::ports::{RegisterStore, RightsStore};
 use entrepot::types::{Actor, StockKey};
 
@@ -21,5 +21,5 @@ pub(crate) async fn open(
     let slot = chosen.followed_by(chosen.ballot, value);
     let slots = vec![KeyedSlot { key: key.clone(), slot }];
     registers.accept(&Accept { owner: own, slots: slots.clone() }).await.unwrap();
-    registers.choose(own, &slots).await.unwrap();
+    registers.choose(own, &slots, &Voters::new()).await.unwrap();
 }

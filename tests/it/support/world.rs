@@ -78,6 +78,7 @@ fn process(
     let alarm = Arc::clone(&amnesia);
     Arc::new(Rights {
         own: actor(id),
+        witness: None,
         store: rows.clone(),
         registers: rows,
         bus: port.clone(),

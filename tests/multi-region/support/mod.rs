@@ -28,13 +28,15 @@ const DEPLOYMENTS_MAX: u16 = 50;
 /// Tests of one process must not try the same ports.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A running deployment of three regions, stopped and removed when dropped. After a failed test its
+/// A running deployment, stopped and removed when dropped. After a failed test its
 /// files stay.
 #[derive(Debug)]
 pub(crate) struct Deployment {
     pub(crate) folder: PathBuf,
     pub(crate) base_port: u16,
     pub(crate) clock: SystemClock,
+    /// Which regions; without, those of `region-config/local.toml`.
+    config: Option<PathBuf>,
     /// Held as long as the test runs.
     turn: Option<File>,
 }
@@ -42,6 +44,11 @@ pub(crate) struct Deployment {
 impl Deployment {
     /// Brings up the three regions of `region-config/local.toml`.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Brings up the regions of a configuration.
+    pub(crate) fn start_with(config: Option<PathBuf>) -> Self {
         let turn = take_turn();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder =
@@ -51,7 +58,8 @@ impl Deployment {
         for attempt in 0..DEPLOYMENTS_MAX {
             let base_port = PORT_FIRST + (start + attempt) % DEPLOYMENTS_MAX * PORTS;
             let clock = SystemClock::new();
-            let mut deployment = Self { folder: folder.clone(), base_port, clock, turn: None };
+            let (folder, config) = (folder.clone(), config.clone());
+            let mut deployment = Self { folder, base_port, clock, config, turn: None };
             let up = deployment.up();
             let said = String::from_utf8_lossy(&up.stderr).into_owned();
             if up.status.success() {
@@ -66,7 +74,12 @@ impl Deployment {
 
     /// `entrepot up --detach` on this deployment's data.
     pub(crate) fn up(&self) -> Output {
-        self.entrepot(&["up", "--detach", "--base-port", &self.base_port.to_string()])
+        let port = self.base_port.to_string();
+        let mut arguments = vec!["up", "--detach", "--base-port", &port];
+        if let Some(config) = &self.config {
+            arguments.extend(["--config", config.to_str().expect("a path that is text")]);
+        }
+        self.entrepot(&arguments)
     }
 
     /// Runs a command on this deployment.
