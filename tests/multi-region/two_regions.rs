@@ -25,8 +25,8 @@ struct Shop {
 impl Shop {
     fn open() -> Self {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("region-config/two-regions.toml");
-        let shop = Self { deployment: Deployment::start_with(Some(config)), keys: Cell::new(0) };
-        shop.until("all vote", |shop| shop.all_are_there());
+        let shop = Self { deployment: Deployment::start_with(Some(&config)), keys: Cell::new(0) };
+        shop.until("all vote", Self::all_are_there);
         shop
     }
 

@@ -48,7 +48,7 @@ impl Deployment {
     }
 
     /// Brings up the regions of a configuration.
-    pub(crate) fn start_with(config: Option<PathBuf>) -> Self {
+    pub(crate) fn start_with(config: Option<&Path>) -> Self {
         let turn = take_turn();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder =
@@ -58,7 +58,7 @@ impl Deployment {
         for attempt in 0..DEPLOYMENTS_MAX {
             let base_port = PORT_FIRST + (start + attempt) % DEPLOYMENTS_MAX * PORTS;
             let clock = SystemClock::new();
-            let (folder, config) = (folder.clone(), config.clone());
+            let (folder, config) = (folder.clone(), config.map(Path::to_owned));
             let mut deployment = Self { folder, base_port, clock, config, turn: None };
             let up = deployment.up();
             let said = String::from_utf8_lossy(&up.stderr).into_owned();
