@@ -331,11 +331,16 @@ impl World {
         site.wipe();
     }
 
-    /// Two people say that it is gone for good, and again until it is done: not every other region may be there.
+    /// Two people say that it is gone for good, and again until it is done, or it is built again: not every other region may be
+    /// there.
     async fn retire(&self, lost: usize, by: usize) {
         let region = self.sites[lost].region;
         for person in ["alice", "bob"].into_iter().chain(std::iter::repeat("carol")) {
             tokio::time::sleep(RETIRE_AGAIN).await;
+            // From then on it is there again, and what they say of it would not be so.
+            if self.shared.is_healed() {
+                return;
+            }
             let Some(server) = self.server(by).filter(|_| by != lost) else { continue };
             tokio::select! {
                 biased;
