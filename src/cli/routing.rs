@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::output;
-use crate::boot::follow::Follower;
+use crate::boot::follow::{self, Follower};
 use crate::config::Config;
 use crate::domain::routing::{Place, Places};
 use crate::runtime::{environment, spawn_named};
@@ -46,18 +46,33 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.unwrap_or_else(|| args.data_dir.join("region-config.toml"));
-    let config = Config::load(&config).with_context(|| {
-        format!("{} holds no deployment: name its folder with --data-dir", args.data_dir.display())
+    let file = args.config.clone().unwrap_or_else(|| args.data_dir.join("region-config.toml"));
+    let config = Config::load(&file).with_context(|| match args.config {
+        Some(_) => format!("{} can't be used", file.display()),
+        None => format!(
+            "{} holds no deployment: name its folder with --data-dir, or the file with --config",
+            args.data_dir.display()
+        ),
     })?;
     let state = args.state.unwrap_or_else(|| args.data_dir.join("routing.json"));
     let Some(socket) = args.follow else {
-        let places = Follower::new(&config, PathBuf::new(), state)?.look().await;
-        output::line(&if args.json {
-            serde_json::json!({ "regions": places }).to_string()
+        if let Err(error) = follow::read(&state) {
+            output::note(&format!("{error:#}: what the regions say now is shown"));
+        }
+        let mut follower = Follower::new(&config, PathBuf::new(), state)?;
+        let places = follower.look().await;
+        let silent = follower.silent();
+        if args.json {
+            let told = serde_json::json!({ "regions": places, "silent": silent });
+            output::line(&told.to_string());
         } else {
-            table(&places)
-        });
+            output::line(&table(&places));
+            for region in silent {
+                output::note(&format!(
+                    "{region} does not answer: what the others say of it is shown, and what was followed last"
+                ));
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     };
     telemetry::start(args.log_format, environment("RUST_LOG").as_deref())?;

@@ -266,7 +266,7 @@ pub(crate) fn nearest_first(config: &Config, region: RegionId) -> Vec<RegionId> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use expect_test::expect;
@@ -278,8 +278,6 @@ mod tests {
 [deployment]
 name = "test"
 default_region = "b"
-[load_balancer]
-listen = "127.0.0.1:9080"
 [countries]
 DE = "b"
 FR = "b"
@@ -301,12 +299,18 @@ round_trip_us = 20
 "#;
 
     fn config() -> Config {
-        let mut text = REGIONS.to_owned();
+        config_at(9080, [9100, 9101, 9102])
+    }
+
+    /// Three regions behind a balancer.
+    pub(crate) fn config_at(balancer: u16, ports: [u16; 3]) -> Config {
+        let mut text = format!("{REGIONS}[load_balancer]\nlisten = \"127.0.0.1:{balancer}\"\n");
         for (number, name) in ["a", "b", "c"].iter().enumerate() {
+            let port = ports[number];
             write!(
                 text,
-                "[[regions]]\nname = \"{name}\"\nnumber = {}\nhttp_listen = \"127.0.0.1:910{number}\"\n\
-                 http_url = \"http://127.0.0.1:910{number}\"\n\
+                "[[regions]]\nname = \"{name}\"\nnumber = {}\nhttp_listen = \"127.0.0.1:{port}\"\n\
+                 http_url = \"http://127.0.0.1:{port}\"\n\
                  database_url = \"postgres://app@127.0.0.1:912{number}/e\"\n\
                  nats_url = \"nats://127.0.0.1:913{number}\"\n",
                 number + 1
@@ -414,6 +418,16 @@ round_trip_us = 20
             .assert_eq(&render(&config).unwrap());
         expect_test::expect_file![root.join("docker").join(ROUTING_MAP)]
             .assert_eq(&first_map(&config));
+        // The balancer and its follower meet at one socket; what was followed is not kept where a restart forgets it.
+        let compose = std::fs::read_to_string(root.join("docker-compose.regions.yml")).unwrap();
+        for part in [
+            format!("./docker/{ROUTING_MAP}:/run/balancer/{ROUTING_MAP}:ro"),
+            "working_dir: /run/balancer\n".to_owned(),
+            format!("\"--follow\", \"/run/balancer/{SOCKET}\", \"--state\", \"/var/lib/routing/"),
+            "- routing:/var/lib/routing\n".to_owned(),
+        ] {
+            assert!(compose.contains(&part), "{part}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod nats;
 mod postgres;
 mod probe;
 mod process;
-mod programs;
+pub(crate) mod programs;
 mod run;
 mod secrets;
 mod start;
