@@ -81,8 +81,9 @@ pub struct Lost {
 }
 
 impl Lost {
-    fn new(proposer: Proposer, promised_ms: Option<u64>, is_gone: bool) -> Self {
-        Self { proposer, promised_ms, is_gone, chosen: false, next_ms: 0, asked_by_ms: 0 }
+    fn new(proposer: Proposer, promised_ms: Option<u64>) -> Self {
+        let (is_gone, chosen, next_ms, asked_by_ms) = Default::default();
+        Self { proposer, promised_ms, is_gone, chosen, next_ms, asked_by_ms }
     }
 }
 
@@ -112,7 +113,8 @@ pub struct Adoption {
 
 impl Adoption {
     /// Declares a region dead: takes over what it had not sold, and begins to take over its orders. `is_gone`: a person says
-    /// that none of its processes will ever act again, so nothing needs to be waited for.
+    /// that none of its processes will ever act again, so nothing needs to be waited for. That word is kept, as long as
+    /// the fence lasts.
     pub async fn fence(&self, region: RegionId, is_gone: bool) -> Result<TakenOver, FenceError> {
         let taken = self.rights.fence(region).await?;
         let known = self.lost.lock().expect("no panic while held").get(&region).cloned();
@@ -120,13 +122,19 @@ impl Adoption {
         let promised = promised.map_err(ProposeError::from)?.promised;
         let still =
             known.filter(|lost| promised.fenced && promised.ballot == lost.proposer.ballot());
-        let lost = if let Some(lost) = still {
-            Lost { is_gone: lost.is_gone || is_gone, ..lost }
+        let mut lost = if let Some(lost) = still {
+            lost
         } else {
             let owner = order_register(region);
             let proposer = Proposer::prepare(&self.rights, owner, Purpose::Fence).await?;
-            Lost::new(proposer, Some(self.region.clock.monotonic_ms()), is_gone)
+            Lost::new(proposer, Some(self.region.clock.monotonic_ms()))
         };
+        if is_gone {
+            let kept = self.rights.registers.keep_gone(region, lost.proposer.ballot()).await;
+            kept.map_err(ProposeError::from)?;
+            // What was left with it so far is taken over now.
+            (lost.is_gone, lost.next_ms) = (true, 0);
+        }
         self.lost.lock().expect("no panic while held").insert(region, lost);
         Ok(taken)
     }
@@ -152,8 +160,10 @@ impl Adoption {
                 if is_over {
                     all.remove(&region);
                 } else {
-                    let is_gone = now.is_gone || lost.is_gone;
-                    *now = Lost { is_gone, ..lost };
+                    // The word was given meanwhile: what was left with it is taken over now.
+                    let is_news = now.is_gone && !lost.is_gone;
+                    let next_ms = if is_news { 0 } else { lost.next_ms };
+                    *now = Lost { is_gone: now.is_gone || lost.is_gone, next_ms, ..lost };
                 }
             }
             first = first.and(done);
@@ -171,7 +181,7 @@ impl Adoption {
             }
             let promised = self.rights.registers.stewardship(peer).await?.promised;
             if promised.fenced && promised.ballot.region == self.region.id {
-                let lost = Lost::new(Proposer::resume(owner, promised.ballot), None, false);
+                let lost = Lost::new(Proposer::resume(owner, promised.ballot), None);
                 self.lost.lock().expect("no panic while held").entry(peer).or_insert(lost);
             }
         }
@@ -185,8 +195,16 @@ impl Adoption {
             lost.promised_ms = Some(self.region.clock.monotonic_ms());
             return Ok(());
         };
+        if now_ms < lost.next_ms {
+            return Ok(());
+        }
+        // The word may have been given to another process of this region, or to one before this.
+        if !lost.is_gone {
+            let ballot = lost.proposer.ballot();
+            lost.is_gone = self.rights.registers.is_gone(region, ballot).await?;
+        }
         let is_over = now_ms >= leases_are_over(promised_ms) || is_on(Mutant::LeaseNotWaitedOut);
-        if !(lost.chosen || lost.is_gone || is_over) || now_ms < lost.next_ms {
+        if !(lost.chosen || lost.is_gone || is_over) {
             return Ok(());
         }
         // Who did not hear of the fence does.
@@ -362,6 +380,7 @@ impl Adoption {
                 Err(
                     error @ (CommitError::Unavailable(_)
                     | CommitError::Fenced
+                    | CommitError::Draining
                     | CommitError::Broken(_)),
                 ) => return Err(AdoptError::Commit(error.to_string())),
             }

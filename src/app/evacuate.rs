@@ -8,8 +8,11 @@
 //! One other region gets everything; rebalancing moves rights on to where they sell. Each step can be done again, so
 //! what was interrupted is begun again from the beginning, also by another process of the region. Nothing here is
 //! needed for safety: a region that is lost half-way is fenced like any other.
+//!
+//! One process carries it out, and tells the database how far it is; whichever process is asked reads it there, and asks
+//! there for its end. That and the first order that moves are told in one row, so one of the two comes first.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,10 +23,11 @@ use uuid::Uuid;
 
 use super::rejoin::REJOIN;
 use super::rights::{Rights, TransferError, transfer};
-use super::{MoveOrders, Region, Stops, WriteError, Writer};
+use super::{MoveOrders, NOTICED_WITHIN, Region, Stops, WriteError, Writer};
+use crate::domain::evacuation::{Evacuating, LOST_AFTER_MS, Progress, Stage};
 use crate::escrow::{KeyedRow, ROWS_PER_MESSAGE_MAX};
 use crate::ports::store::SagaFilter;
-use crate::ports::{Bus, Reader, ReplicationError, ReplicationStore, StoreError};
+use crate::ports::{Bus, EvacuationStore, Reader, ReplicationError, ReplicationStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX};
 use crate::runtime::TaskSet;
@@ -35,6 +39,11 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 const VERIFIED_WITHIN: Duration = Duration::from_secs(30);
 /// Between looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the process that carries it out tells how far it is: often enough that it is soon known to be gone
+/// ([`LOST_AFTER_MS`]), and that whoever aborts it does not wait.
+const TELL: Duration = Duration::from_millis(500);
+/// How long whoever aborts it waits for its end: a page of transfers takes seconds where peers are slow.
+const ABORTED_WITHIN: Duration = Duration::from_secs(10);
 /// For one question to a peer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Orders in one transaction: each is told whole, some 10 KiB.
@@ -45,62 +54,6 @@ const ORDERS_PER_PAGE: u32 = 1_000;
 const TRANSFERS_AT_ONCE: usize = 8;
 /// How often all keys are gone through: rights that were on their way here arrive meanwhile.
 const PASSES_MAX: usize = 3;
-
-/// How far an evacuation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// New orders are turned away, those under way come to their end.
-    Settling,
-    /// What may still be sold goes to the other region.
-    MovingRights,
-    /// From here on there is no way back but another evacuation.
-    MovingOrders,
-    /// Everything is told; the others are asked whether they have it.
-    Verifying,
-    /// The region holds nothing that anybody waits for.
-    Done,
-    /// It can be asked for again.
-    Failed,
-    /// The region takes orders again.
-    Aborted,
-}
-
-impl Stage {
-    /// The word in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Settling => "settling",
-            Self::MovingRights => "moving_rights",
-            Self::MovingOrders => "moving_orders",
-            Self::Verifying => "verifying",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Aborted => "aborted",
-        }
-    }
-
-    /// Nothing is done any more.
-    pub fn is_over(self) -> bool {
-        self >= Self::Done
-    }
-}
-
-/// What an evacuation has come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Names it, so that whoever asks how far it is begins no other one.
-    pub run: Uuid,
-    /// Who gets everything.
-    pub to: RegionId,
-    /// How far it is.
-    pub stage: Stage,
-    /// Orders that have moved.
-    pub orders: u64,
-    /// Units that may now be sold there.
-    pub units: u64,
-    /// Why it failed, or what was left out.
-    pub detail: Option<String>,
-}
 
 /// What an evacuation would have to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +100,9 @@ pub enum EvacuationError {
     /// There is none that could be aborted.
     #[error("no evacuation is under way here")]
     NoneUnderWay,
+    /// This process told nothing for so long that another one has begun anew.
+    #[error("another server of this region has begun anew")]
+    Replaced,
     /// It is too late.
     #[error(
         "orders have moved already: let it go to its end, and evacuate the other region if they are to come back"
@@ -184,15 +140,10 @@ pub struct Evacuation {
     pub bus: Arc<dyn Bus>,
     /// Owner of the tasks.
     pub tasks: TaskSet,
-    /// The last one that was begun in this process.
-    pub run: Mutex<Option<Run>>,
-}
-
-/// One evacuation.
-#[derive(Debug, Clone)]
-pub struct Run {
-    progress: watch::Receiver<Progress>,
-    abort: CancellationToken,
+    /// What the region's processes know of it.
+    pub known: Arc<dyn EvacuationStore>,
+    /// One word to them at a time: the last one told is the latest.
+    pub telling: tokio::sync::Mutex<()>,
 }
 
 impl Evacuation {
@@ -218,76 +169,144 @@ impl Evacuation {
         }
     }
 
-    /// Begins, or follows what was begun: with the name of a run, only that one.
-    #[expect(clippy::unwrap_in_result, reason = "nothing panics while it holds the lock")]
-    pub fn begin(
+    /// Begins one, or follows what was begun, whichever process carries it out: with the name of a run, only that one.
+    /// Answers how far it is when it has ended, or after `patience`.
+    pub async fn follow(
         self: &Arc<Self>,
         to: Option<RegionId>,
         follows: Option<Uuid>,
-    ) -> Result<watch::Receiver<Progress>, EvacuationError> {
-        let mut run = self.run.lock().expect("no panic while held");
-        if let Some(follows) = follows {
-            let run = run.as_ref().filter(|run| run.progress.borrow().run == follows);
-            return run.map(|run| run.progress.clone()).ok_or(EvacuationError::NoneUnderWay);
-        }
-        if let Some(run) = run.as_ref().filter(|run| !run.progress.borrow().stage.is_over()) {
-            return Ok(run.progress.clone());
-        }
-        let to = self.heir(to)?;
-        let run_id = self.region.ids.uuid();
-        let begun =
-            Progress { run: run_id, to, stage: Stage::Settling, orders: 0, units: 0, detail: None };
-        let (told, progress) = watch::channel(begun);
-        let abort = CancellationToken::new();
-        *run = Some(Run { progress: progress.clone(), abort: abort.clone() });
-        drop(run);
-        let evacuation = Arc::clone(self);
-        drop(self.tasks.spawn("evacuation", async move {
-            let outcome = evacuation.carry_out(to, &told, &abort).await;
-            let (stage, why) = match outcome {
-                Ok(()) => (Stage::Done, None),
-                Err(EvacuationError::Aborted) => (Stage::Aborted, None),
-                Err(error) => (Stage::Failed, Some(error.to_string())),
-            };
-            tracing::warn!(%to, stage = stage.as_str(), why, "the evacuation of this region has ended");
-            told.send_modify(|progress| {
-                progress.stage = stage;
-                progress.detail = why.or(progress.detail.take());
-            });
-        }));
-        Ok(progress)
+        patience: Duration,
+    ) -> Result<Progress, EvacuationError> {
+        let run = match follows {
+            Some(run) => run,
+            None => self.begin(to).await?,
+        };
+        self.wait_for(run, patience).await
     }
 
     /// Ends one that has not moved orders yet, and takes orders again. Rights that have moved come back as they are
-    /// needed.
-    pub async fn abort(&self) -> Result<Progress, EvacuationError> {
-        let run = self.run.lock().expect("no panic while held").clone();
-        let mut run = run.ok_or(EvacuationError::NoneUnderWay)?;
-        if run.progress.borrow().stage == Stage::MovingOrders
-            || run.progress.borrow().stage == Stage::Verifying
-        {
-            return Err(EvacuationError::PastReturn);
+    /// needed. With the name of a run, only that one; asked again, it tells how it ended.
+    pub async fn abort(&self, follows: Option<Uuid>) -> Result<Progress, EvacuationError> {
+        let known = self.known.evacuation().await?;
+        let known =
+            known.ok_or(EvacuationError::NoneUnderWay)?.into_progress(self.region.clock.wall_ms());
+        if follows.is_some_and(|run| run != known.run) {
+            return Err(EvacuationError::NoneUnderWay);
         }
-        run.abort.cancel();
-        // Dropped without an end only when the process stops.
-        let ended = run.progress.wait_for(|progress| progress.stage.is_over()).await;
-        let ended = ended.map_err(|_| EvacuationError::NoneUnderWay)?.clone();
-        match ended.stage {
-            Stage::Aborted => {
-                self.stops.drain(false).await?;
-                *self.run.lock().expect("no panic while held") = None;
-                Ok(ended)
-            }
-            Stage::Settling
-            | Stage::MovingRights
-            | Stage::MovingOrders
-            | Stage::Verifying
-            | Stage::Done
-            | Stage::Failed => Err(if ended.orders > 0 {
+        let has_aborted = follows.is_some() && known.stage == Stage::Aborted;
+        if !has_aborted
+            && (known.stage.is_over() || !self.known.abort_evacuation(known.run).await?)
+        {
+            let is_under_way = !known.stage.is_over();
+            return Err(if is_under_way || known.orders > 0 {
                 EvacuationError::PastReturn
             } else {
                 EvacuationError::NoneUnderWay
-            }),
+            });
+        }
+        let now = self.wait_for(known.run, ABORTED_WITHIN).await?;
+        match now.stage {
+            Stage::Done | Stage::Failed if now.orders > 0 => Err(EvacuationError::PastReturn),
+            Stage::Done | Stage::Failed => Err(EvacuationError::NoneUnderWay),
+            Stage::Aborted
+            | Stage::Settling
+            | Stage::MovingRights
+            | Stage::MovingOrders
+            | Stage::Verifying => Ok(now),
+        }
+    }
+
+    async fn wait_for(&self, run: Uuid, patience: Duration) -> Result<Progress, EvacuationError> {
+        let begun_ms = self.region.clock.monotonic_ms();
+        loop {
+            let known = self.known.evacuation().await?.filter(|known| known.progress.run == run);
+            let known = known.ok_or(EvacuationError::NoneUnderWay)?;
+            let now = known.into_progress(self.region.clock.wall_ms());
+            let waited_ms = self.region.clock.monotonic_ms().saturating_sub(begun_ms);
+            if now.stage.is_over() || Duration::from_millis(waited_ms) >= patience {
+                return Ok(now);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Answers the name of what is under way now.
+    async fn begin(self: &Arc<Self>, to: Option<RegionId>) -> Result<Uuid, EvacuationError> {
+        let now_ms = self.region.clock.wall_ms();
+        let known = self.known.evacuation().await?;
+        if let Some(known) = known.filter(|known| known.is_under_way(now_ms)) {
+            return Ok(known.progress.run);
+        }
+        let (run, to) = (self.region.ids.uuid(), self.heir(to)?);
+        let begun = Progress { run, to, stage: Stage::Settling, orders: 0, units: 0, detail: None };
+        let lost_ms = now_ms.saturating_sub(LOST_AFTER_MS);
+        let Evacuating { progress: now, .. } =
+            self.known.begin_evacuation(&begun, now_ms, lost_ms).await?;
+        if now.run == run {
+            let evacuation = Arc::clone(self);
+            drop(self.tasks.spawn("evacuation", async move { evacuation.run(begun).await }));
+        }
+        Ok(now.run)
+    }
+
+    async fn run(&self, begun: Progress) {
+        let (to, abort) = (begun.to, CancellationToken::new());
+        let (told, _) = watch::channel(begun);
+        let outcome = tokio::select! {
+            outcome = self.carry_out(to, &told, &abort) => outcome,
+            replaced = self.keep_telling(&told, &abort) => Err(replaced),
+        };
+        let outcome = match outcome {
+            Err(EvacuationError::Aborted) => match self.stops.drain(false).await {
+                Ok(_) => Err(EvacuationError::Aborted),
+                Err(error) => Err(error.into()),
+            },
+            other => other,
+        };
+        let (stage, why) = match outcome {
+            Ok(()) => (Stage::Done, None),
+            Err(EvacuationError::Aborted) => (Stage::Aborted, None),
+            Err(error) => (Stage::Failed, Some(error.to_string())),
+        };
+        tracing::warn!(%to, stage = stage.as_str(), why, "the evacuation of this region has ended");
+        told.send_modify(|progress| {
+            progress.stage = stage;
+            progress.detail = why.or(progress.detail.take());
+        });
+        // Who is not told by then takes this process for gone, and the evacuation for failed.
+        let until_told = async {
+            while self.tell(&told).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        drop(tokio::time::timeout(Duration::from_millis(LOST_AFTER_MS), until_told).await);
+    }
+
+    /// Tells the region's processes how far it is. Answers whether its end was asked for before that.
+    async fn tell(&self, told: &watch::Sender<Progress>) -> Result<bool, EvacuationError> {
+        let _alone = self.telling.lock().await;
+        let progress = told.borrow().clone();
+        let now_ms = self.region.clock.wall_ms();
+        let abort = self.known.tell_evacuation(&progress, now_ms).await?;
+        abort.ok_or(EvacuationError::Replaced)
+    }
+
+    /// Ends when another process has begun anew.
+    async fn keep_telling(
+        &self,
+        told: &watch::Sender<Progress>,
+        abort: &CancellationToken,
+    ) -> EvacuationError {
+        loop {
+            match self.tell(told).await {
+                Ok(true) => abort.cancel(),
+                Ok(false) => {}
+                Err(EvacuationError::Replaced) => return EvacuationError::Replaced,
+                Err(error) => {
+                    tracing::debug!(%error, "how far the evacuation is is told later: {error}");
+                }
+            }
+            tokio::time::sleep(TELL).await;
         }
     }
 
@@ -315,6 +334,8 @@ impl Evacuation {
     ) -> Result<(), EvacuationError> {
         let stage = |stage| told.send_modify(|progress| progress.stage = stage);
         self.stops.drain(true).await?;
+        // Another process of the region may not know it yet, and ask for rights.
+        tokio::time::sleep(NOTICED_WITHIN).await;
         self.settle(abort).await?;
         stage(Stage::MovingRights);
         for _ in 0..PASSES_MAX {
@@ -322,11 +343,11 @@ impl Evacuation {
                 break;
             }
         }
+        stage(Stage::MovingOrders);
         // Whoever aborts later is told that it is too late.
-        if abort.is_cancelled() {
+        if self.tell(told).await? {
             return Err(EvacuationError::Aborted);
         }
-        stage(Stage::MovingOrders);
         let mut left = 0;
         for _ in 0..PASSES_MAX {
             left = self.move_orders(to, told).await?;

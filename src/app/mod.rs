@@ -50,7 +50,7 @@ pub use routing::Routing;
 pub use run_saga::SagaRunner;
 pub use service::{App, AppSettings, Placement, RegionStatus};
 pub use signals::{DirtyRows, Signals};
-pub use stops::Stops;
+pub use stops::{NOTICED_WITHIN, Stops};
 pub use verification::Verification;
 pub use workspace::{Command, Workspace};
 pub use writer::{WriteError, Writer, WriterSettings};

@@ -174,7 +174,12 @@ impl Region {
         }
     }
 
-    /// What [`super::Stops`] has stored, or was told at the start.
+    /// An operator has drained it, as far as this process knows.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// What [`super::Stops`] has stored, or was told, or a commit that was refused.
     pub(super) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
     }

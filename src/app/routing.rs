@@ -10,6 +10,10 @@ use crate::domain::routing::{Route, Told, next_step, share_after};
 use crate::escrow::ORDER_LEASE_MARGIN_MS;
 use crate::ports::{StopStore, StoreError};
 
+/// Whoever asks within this time is told the same: anybody may ask, and each answer reads the database twice a region.
+/// A follower asks half as often.
+const TOLD_AGE_MS: u64 = 250;
+
 /// See the module.
 pub struct Routing {
     /// This region.
@@ -22,11 +26,27 @@ pub struct Routing {
     pub step: Duration,
     /// The step this process has seen last, and since when, on its own clock, nothing spoke against the next.
     pub since: Mutex<Option<(u8, u64)>>,
+    /// What was told last, and when; nothing at first.
+    pub told: tokio::sync::Mutex<Option<(u64, Result<Told, StoreError>)>>,
 }
 
 impl Routing {
-    /// What this region's database says of all.
+    /// What this region's database says of all, or said a moment ago. However many ask, one at a time reads it, also when
+    /// it does not answer.
     pub async fn tell(&self) -> Result<Told, StoreError> {
+        let mut last = self.told.lock().await;
+        let now_ms = self.region.clock.monotonic_ms();
+        if let Some((at_ms, told)) = last.as_ref()
+            && now_ms.saturating_sub(*at_ms) < TOLD_AGE_MS
+        {
+            return told.clone();
+        }
+        let told = self.look().await;
+        *last = Some((self.region.clock.monotonic_ms(), told.clone()));
+        told
+    }
+
+    async fn look(&self) -> Result<Told, StoreError> {
         let own = self.region.id;
         let mut routes = Vec::new();
         for region in self.region.sellers() {
@@ -38,11 +58,11 @@ impl Routing {
         Ok(Told { region: own, ready: !self.region.is_draining(), routes })
     }
 
-    /// From now on the region gets its shoppers in steps.
+    /// From now on the region gets its shoppers in steps, from the first one on, however far it was.
     pub async fn begin_canary(&self) -> Result<(), StoreError> {
-        let now = self.store.canary().await?;
-        let begun = self.store.set_canary(self.region.epoch, now, Some(0)).await?;
-        tracing::info!(begun, "this region is about to get its shoppers back, in steps");
+        self.store.begin_canary(self.region.epoch).await?;
+        *self.since.lock().expect("no panic while held") = None;
+        tracing::info!("this region is about to get its shoppers back, in steps");
         Ok(())
     }
 
@@ -66,7 +86,7 @@ impl Routing {
             return Ok(());
         }
         let next = next_step(step);
-        if self.store.set_canary(self.region.epoch, Some(step), next).await? {
+        if self.store.set_canary(self.region.epoch, step, next).await? {
             tracing::info!("this region serves {} % of its shoppers", share_after(next));
         }
         Ok(())

@@ -1,20 +1,29 @@
-//! Why this region takes no new orders. Two reasons, and both outlive the process:
+//! Why this region takes no new orders. Two reasons, and both outlive the process and hold for every process of the region:
 //!
 //! - An operator drained it, and resumes it.
 //! - Its database was set back: a peer, or this region's own stream, proves that it wrote more than its
 //!   database remembers (an older backup, a standby that was promoted too early). What it sold since is
 //!   forgotten, so selling on could oversell (I-01). Nobody resumes that: the database that remembers
 //!   is put back, and brings a record without this stop along, or the region begins a new incarnation ([`super::rejoin`]).
+//!
+//! A process that has not noticed yet commits no order all the same: the database refuses it
+//! ([`CommitError::Draining`](crate::ports::CommitError::Draining)). What it does besides, it stops doing within
+//! [`NOTICED_WITHIN`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use super::Region;
 use crate::mutants::{Mutant, is_on};
-use crate::ports::{StopStore, StoreError};
+use crate::ports::{StopStore, Stopped, StoreError};
 use crate::runtime::TaskSet;
+
+/// Every process of the region follows within this time what another one has stored, as long as its database answers:
+/// until then its `/readyz` says yes, and it may ask for rights ahead of demand.
+pub const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an operator does about a database that was set back.
 const WAY_OUT: &str = "stop the region, put back the database that knows everything it wrote (the newest \
@@ -68,18 +77,40 @@ impl Stops {
         Ok(draining || !self.region.is_set_back())
     }
 
-    /// The database was set back, as `proof` says. Stops at once, and keeps the proof; where that
-    /// fails, the next proof is the retry, and comparisons with the peers bring one.
-    pub fn set_back(&self, proof: String) {
-        if is_on(Mutant::AmnesiaPassedOver) {
-            return;
+    /// Follows what another process of this region has stored. For a worker.
+    pub async fn look(&self) -> Result<(), StoreError> {
+        let _alone = self.draining.lock().await;
+        let Stopped { draining, set_back } = self.store.stopped(self.region.epoch).await?;
+        if let Some(proof) = set_back {
+            self.proof_kept.store(true, Ordering::Relaxed);
+            self.stop_for_good(&proof);
         }
+        if self.region.is_drained() != draining {
+            tracing::warn!(
+                draining,
+                "another process of this region changed whether it takes orders: draining {draining}"
+            );
+            self.region.set_draining(draining);
+        }
+        Ok(())
+    }
+
+    fn stop_for_good(&self, proof: &str) {
         if self.region.stop_for_good() {
             tracing::error!(
                 proof,
                 "this region's database was set back; no more orders are taken: {WAY_OUT}"
             );
         }
+    }
+
+    /// The database was set back, as `proof` says. Stops at once, and keeps the proof; where that
+    /// fails, the next proof is the retry, and comparisons with the peers bring one.
+    pub fn set_back(&self, proof: String) {
+        if is_on(Mutant::AmnesiaPassedOver) {
+            return;
+        }
+        self.stop_for_good(&proof);
         if self.proof_kept.load(Ordering::Relaxed) {
             return;
         }

@@ -256,6 +256,11 @@ impl Group {
                     last = why;
                 }
                 Err(CommitError::Unavailable(why)) => return Err(WriteError::Unavailable(why)),
+                // Another process drained the region: decided again, nobody's order is placed.
+                Err(CommitError::Draining) => {
+                    self.region.set_draining(true);
+                    "the region is drained".clone_into(&mut last);
+                }
                 Err(CommitError::Fenced) => return Err(WriteError::Fenced),
                 Err(CommitError::Broken(why)) => return Err(WriteError::Broken(why)),
             }

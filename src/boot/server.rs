@@ -237,7 +237,8 @@ async fn parts(
         log: store.clone(),
         bus: Arc::clone(&bus),
         tasks: tasks.clone(),
-        run: Mutex::default(),
+        known: store.clone(),
+        telling: tokio::sync::Mutex::default(),
     });
     let gateway = Arc::new(SimulatorClient::new(
         &config.payments_url,
@@ -338,6 +339,7 @@ async fn parts(
         store: store.clone(),
         step: config.routing.canary_step,
         since: Mutex::default(),
+        told: tokio::sync::Mutex::default(),
     });
     let replication = workers::Replication { region, bus, store, peers, stops };
     Ok(Parts {
@@ -368,6 +370,7 @@ fn start_workers(config: &RegionConfig, tasks: &TaskSet, parts: &Parts) -> anyho
     let Parts { app, rights, replication, reconciler, rejoin, signals, .. } = parts;
     let looking = workers::verification(Arc::clone(&parts.verification), tasks.stopping());
     tasks.spawn("verification", looking);
+    tasks.spawn("stops", workers::stops(Arc::clone(&app.stops), tasks.stopping()));
     let stop = || tasks.stopping();
     tasks.spawn("saga recovery", workers::saga_recovery(Arc::clone(&app.sagas), stop()));
     tasks.spawn("stuck sagas", workers::stuck_sagas(Arc::clone(app), stop()));

@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod change;
+pub mod evacuation;
 pub mod fraud;
 pub mod idempotency;
 pub mod inventory;

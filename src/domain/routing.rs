@@ -275,7 +275,7 @@ mod tests {
         let alone = back("c", Some(0));
         assert!(learns(&mut places, &[alone.clone(), lost("a"), lost("b")]));
         assert_eq!(of_c(&places), (true, 0, Some(region("a"))));
-        assert!(!learns(&mut places, &[alone.clone()]));
+        assert!(!learns(&mut places, std::slice::from_ref(&alone)));
         assert!(!learns(&mut places, &[alone.clone(), lost("a")]));
         assert!(learns(&mut places, &[alone, back("a", None), lost("b")]));
         assert_eq!(of_c(&places), (false, 5, None));

@@ -27,7 +27,7 @@ pub use replication::{Applied, ReplicationError, ReplicationStore};
 pub use retirement::RetirementStore;
 pub use rights::{Obtained, RightsSource};
 pub use store::{
-    ChangeSet, CommitError, Committed, Needs, Reader, SagaQueue, Stamp, StopStore, Store,
-    StoreError, View,
+    ChangeSet, CommitError, Committed, EvacuationStore, Needs, Reader, SagaQueue, Stamp, StopStore,
+    Stopped, Store, StoreError, View,
 };
 pub use time::{Clock, Ids};

@@ -49,4 +49,11 @@ pub trait RegisterStore: Send + Sync {
 
     /// Owners whose raises a survivor has ended.
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError>;
+
+    /// Keeps a person's word that no process of a region that was fenced under `ballot` will ever act again. It ends with
+    /// the fence.
+    async fn keep_gone(&self, region: RegionId, ballot: Ballot) -> Result<(), StoreError>;
+
+    /// Did a person give that word, for the fence under this very ballot?
+    async fn is_gone(&self, region: RegionId, ballot: Ballot) -> Result<bool, StoreError>;
 }

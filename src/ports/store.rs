@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::domain::catalogue::{Node, Product};
+use crate::domain::evacuation::{Evacuating, Progress};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::inventory::{StockDeltas, StockView};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{Ballot, KeyedRow};
+use crate::mutants::{Mutant, is_on};
 use crate::saga::SagaRecord;
 use crate::types::{
     CustomerId, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku, StockKey,
@@ -123,6 +126,12 @@ impl ChangeSet {
             && self.products.is_empty()
             && self.nodes.is_empty()
     }
+
+    /// There are new orders in it: nothing that a drained region writes.
+    pub fn places_orders(&self) -> bool {
+        let places = self.orders.values().any(|write| write.expected_version == 0);
+        places && !is_on(Mutant::DrainedTakesOrders)
+    }
 }
 
 /// Who writes, and when: stamped on the outbox row.
@@ -169,6 +178,9 @@ pub enum CommitError {
     /// This incarnation of the region may not write any more (I-13).
     #[error("this region was fenced: its epoch is over")]
     Fenced,
+    /// It places orders, and the region is drained, whatever the process knew. Nothing was written; decide again.
+    #[error("this region is drained and takes no new orders")]
+    Draining,
     /// The database refuses the data of some change of the group: a bug. Nothing was written.
     #[error("the database refuses the change: {0}")]
     Broken(String),
@@ -285,23 +297,54 @@ pub struct Contested {
     pub other: OrderRecord,
 }
 
-/// Why a region takes no new orders, or not all that it could, kept over restarts.
+/// Why a region takes no new orders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// An operator has drained it, or it was set back.
+    pub draining: bool,
+    /// The proof that its database was.
+    pub set_back: Option<String>,
+}
+
+/// Why a region takes no new orders, or not all that it could, kept over restarts and the same for all its processes.
+/// What is written by an incarnation `epoch` that is over is refused.
 #[async_trait]
 pub trait StopStore: Send + Sync {
-    /// An operator drains or resumes the region, by its incarnation `epoch`. A region whose database was
-    /// set back stays out of traffic: `true`.
+    /// What is stored.
+    async fn stopped(&self, epoch: Epoch) -> Result<Stopped, StoreError>;
+    /// An operator drains or resumes the region. Once it is drained, no [commit](Store::commit) places an order, of
+    /// whichever process. A region whose database was set back stays out of traffic: `true`.
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
     /// Keeps the proof that this database was set back; the first one counts.
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
     /// How many steps a region that is back has taken towards all of its shoppers; `None` when it serves them all.
     async fn canary(&self) -> Result<Option<u8>, StoreError>;
+    /// It has taken none, however many it had.
+    async fn begin_canary(&self, epoch: Epoch) -> Result<(), StoreError>;
     /// Takes it from one to another. `false`: it was another already.
-    async fn set_canary(
+    async fn set_canary(&self, epoch: Epoch, from: u8, to: Option<u8>) -> Result<bool, StoreError>;
+}
+
+/// An evacuation of this region, for all its processes: one carries it out, whichever is asked tells how far it is.
+#[async_trait]
+pub trait EvacuationStore: Send + Sync {
+    /// The last one that was begun.
+    async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError>;
+    /// Begins one, unless another is under way and was told of since `lost_ms`. Answers which one is under way now.
+    async fn begin_evacuation(
         &self,
-        epoch: Epoch,
-        from: Option<u8>,
-        to: Option<u8>,
-    ) -> Result<bool, StoreError>;
+        begun: &Progress,
+        now_ms: u64,
+        lost_ms: u64,
+    ) -> Result<Evacuating, StoreError>;
+    /// Tells how far one is. Answers whether its end was asked for; nothing where another was begun since.
+    async fn tell_evacuation(
+        &self,
+        progress: &Progress,
+        now_ms: u64,
+    ) -> Result<Option<bool>, StoreError>;
+    /// Asks for the end of one. `false`: it has told that it moves orders, or is over.
+    async fn abort_evacuation(&self, run: Uuid) -> Result<bool, StoreError>;
 }
 
 /// Work that survives a crash.

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::Change;
+use crate::domain::evacuation::{Evacuating, Progress};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord};
 use crate::escrow::{
@@ -18,10 +20,10 @@ use crate::escrow::{
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Given, Learned, Mark,
-    MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
-    ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore, Store,
-    StoreError, View,
+    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, EvacuationStore, Given, Learned,
+    Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
+    ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
+    Stopped, Store, StoreError, View,
 };
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::replication::retirement::Retirement;
@@ -342,6 +344,11 @@ impl SagaQueue for Database {
 
 #[async_trait]
 impl StopStore for Database {
+    async fn stopped(&self, epoch: Epoch) -> Result<Stopped, StoreError> {
+        self.reads().await?;
+        self.memory.stopped(epoch).await
+    }
+
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError> {
         self.reads().await?;
         self.memory.set_draining(epoch, draining).await
@@ -361,14 +368,50 @@ impl StopStore for Database {
         self.memory.canary().await
     }
 
-    async fn set_canary(
-        &self,
-        epoch: Epoch,
-        from: Option<u8>,
-        to: Option<u8>,
-    ) -> Result<bool, StoreError> {
+    async fn begin_canary(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.reads().await?;
+        self.memory.begin_canary(epoch).await
+    }
+
+    async fn set_canary(&self, epoch: Epoch, from: u8, to: Option<u8>) -> Result<bool, StoreError> {
         self.reads().await?;
         self.memory.set_canary(epoch, from, to).await
+    }
+}
+
+#[async_trait]
+impl EvacuationStore for Database {
+    async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError> {
+        self.reads().await?;
+        self.memory.evacuation().await
+    }
+
+    async fn begin_evacuation(
+        &self,
+        begun: &Progress,
+        now_ms: u64,
+        lost_ms: u64,
+    ) -> Result<Evacuating, StoreError> {
+        let breaks = self.writes().await?;
+        let evacuating = self.memory.begin_evacuation(begun, now_ms, lost_ms).await?;
+        self.answers(breaks).await?;
+        Ok(evacuating)
+    }
+
+    async fn tell_evacuation(
+        &self,
+        progress: &Progress,
+        now_ms: u64,
+    ) -> Result<Option<bool>, StoreError> {
+        let breaks = self.writes().await?;
+        let abort = self.memory.tell_evacuation(progress, now_ms).await?;
+        self.answers(breaks).await?;
+        Ok(abort)
+    }
+
+    async fn abort_evacuation(&self, run: Uuid) -> Result<bool, StoreError> {
+        self.reads().await?;
+        self.memory.abort_evacuation(run).await
     }
 }
 
@@ -617,6 +660,17 @@ impl RegisterStore for Database {
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {
         self.reads().await?;
         self.rights.fenced().await
+    }
+
+    async fn keep_gone(&self, region: RegionId, ballot: Ballot) -> Result<(), StoreError> {
+        let breaks = self.writes().await?;
+        self.rights.keep_gone(region, ballot).await?;
+        self.answers(breaks).await
+    }
+
+    async fn is_gone(&self, region: RegionId, ballot: Ballot) -> Result<bool, StoreError> {
+        self.reads().await?;
+        self.rights.is_gone(region, ballot).await
     }
 }
 

@@ -233,7 +233,8 @@ impl Parts {
             log: Arc::clone(&database) as Arc<dyn crate::ports::ReplicationStore>,
             bus: Arc::clone(&bus),
             tasks: tasks.clone(),
-            run: Mutex::default(),
+            known: Arc::clone(&database) as Arc<dyn crate::ports::EvacuationStore>,
+            telling: tokio::sync::Mutex::default(),
         });
         let gateway = Arc::new(gateway);
         let sagas = Arc::new(SagaRunner {

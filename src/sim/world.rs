@@ -524,18 +524,13 @@ impl World {
 
     async fn evacuate(&self, region: usize, to: usize) {
         let Some(server) = self.server(region) else { return };
-        let ended = match server.evacuation.begin(Some(self.sites[to].region), None) {
-            Ok(mut progress) => {
-                tokio::select! {
-                    biased;
-                    () = server.life.over() => return,
-                    ended = progress.wait_for(|progress| progress.stage.is_over()) => {
-                        ended.map_or_else(|error| error.to_string(), |it| format!("{:?}", *it))
-                    }
-                }
-            }
-            Err(error) => error.to_string(),
+        let to = self.sites[to].region;
+        let ended = tokio::select! {
+            biased;
+            () = server.life.over() => return,
+            ended = server.evacuation.follow(Some(to), None, Duration::MAX) => ended,
         };
+        let ended = ended.map_or_else(|error| error.to_string(), |it| format!("{it:?}"));
         self.shared.note(REGIONS[region], format_args!("is given up: {ended}"));
     }
 

@@ -48,6 +48,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     FIRST_RIGHTS,
     CHANGE_RIGHTS,
     APPEND_OUTBOX,
+    IS_DRAINED,
     STILL_IN_EPOCH,
     STILL_STEWARD,
 ];
@@ -126,15 +127,19 @@ WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner AND r.epoch = c.ep
         + (SELECT coalesce(sum(b.received - b.withdrawn), 0) FROM rights b
            WHERE b.sku = r.sku AND b.node = r.node AND b.owner = r.owner AND b.epoch < r.epoch))";
 
-/// No row: this incarnation is over (I-13).
+/// No row: this incarnation is over (I-13), or there are new orders ($6) and the region was drained. The row is looked at
+/// again once its lock is held, so neither is missed.
 const APPEND_OUTBOX: &str = "
-WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 RETURNING seq)
+WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 AND NOT (draining AND $6) RETURNING seq)
 INSERT INTO outbox (epoch, seq, hlc, event_hash, payload, committed_at_ms)
 SELECT $1, head.seq, $2, $3, $4, $5 FROM head RETURNING seq";
 
 /// For what takes no place in the outbox. Until the commit is through, no other incarnation begins.
 const STILL_IN_EPOCH: &str = "
 SELECT true FROM outbox_head WHERE epoch = $1 FOR SHARE";
+
+/// Why nothing was appended.
+const IS_DRAINED: &str = "SELECT draining FROM outbox_head WHERE epoch = $1";
 
 /// Until the commit is through, nothing else is promised.
 const STILL_STEWARD: &str = "
@@ -191,6 +196,7 @@ async fn roll_back(mut lease: Lease, deadline: std::time::Duration) {
 enum Problem {
     Conflict(&'static str),
     Fenced,
+    Draining,
     Sql(sqlx::Error),
 }
 
@@ -212,6 +218,7 @@ impl From<Problem> for CommitError {
         match problem {
             Problem::Conflict(what) => Self::Conflict(what),
             Problem::Fenced => Self::Fenced,
+            Problem::Draining => Self::Draining,
             Problem::Sql(error) => {
                 let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
                 match &error {
@@ -248,7 +255,7 @@ async fn write(
     lock_seen(LOCK_NODES, connection, &changes.nodes_seen).await?;
     upsert_nodes(connection, changes.nodes.values()).await?;
     change_rights(connection, region, epoch, changes).await?;
-    let mut last = None;
+    let (mut last, places) = (None, changes.places_orders());
     for payload in payload.split() {
         let sequence: Option<i64> = sqlx::query_scalar(APPEND_OUTBOX)
             .bind(epoch)
@@ -256,8 +263,16 @@ async fn write(
             .bind(hex::encode(Sha256::digest(&payload)))
             .bind(payload)
             .bind(signed(stamp.now_ms))
+            .bind(places)
             .fetch_optional(&mut *connection)
             .await?;
+        if sequence.is_none() && places {
+            let query = sqlx::query_scalar(IS_DRAINED).bind(epoch);
+            let draining: Option<bool> = query.fetch_optional(&mut *connection).await?;
+            if draining == Some(true) {
+                return Err(Problem::Draining);
+            }
+        }
         if sequence.is_none() && is_on(Mutant::NoEpochCheck) {
             continue;
         }

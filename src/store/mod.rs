@@ -7,6 +7,7 @@ mod commit;
 mod contests;
 mod copies;
 mod encode;
+mod evacuation;
 mod evidence;
 mod lease;
 mod load;
@@ -44,6 +45,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     commit::STATEMENTS,
     contests::STATEMENTS,
     copies::STATEMENTS,
+    evacuation::STATEMENTS,
     evidence::STATEMENTS,
     load::STATEMENTS,
     read::STATEMENTS,

@@ -34,6 +34,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     COUNT_VOTE,
     KEEP_VOTERS,
     VOTERS,
+    KEEP_GONE,
+    IS_GONE,
 ];
 
 const PROMISED: &str = "
@@ -80,6 +82,13 @@ ON CONFLICT (region) DO UPDATE SET epoch = excluded.epoch, votes = excluded.vote
 WHERE (v.epoch, v.votes) < (excluded.epoch, excluded.votes)";
 
 const VOTERS: &str = "SELECT region, epoch, votes FROM voters";
+
+const KEEP_GONE: &str = "
+INSERT INTO gone (region, ballot_round, ballot_region) VALUES ($1, $2, $3)
+ON CONFLICT (region) DO UPDATE SET ballot_round = excluded.ballot_round, ballot_region = excluded.ballot_region";
+
+const IS_GONE: &str = "
+SELECT EXISTS (SELECT FROM gone WHERE region = $1 AND ballot_round = $2 AND ballot_region = $3)";
 
 const LATEST: &str = "
 SELECT coalesce(max(epoch), 1)
@@ -210,6 +219,33 @@ impl RegisterStore for PgRights {
         };
         call.await.map_err(store_error)
     }
+
+    async fn keep_gone(&self, region: RegionId, ballot: Ballot) -> Result<(), StoreError> {
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let query = of_fence(KEEP_GONE, region, ballot).execute(&mut *lease);
+            within(self.store.deadline, query).await?;
+            lease.keep();
+            Ok(())
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn is_gone(&self, region: RegionId, ballot: Ballot) -> Result<bool, StoreError> {
+        let call = async {
+            let mut lease = self.store.lease().await?;
+            let query = of_fence(IS_GONE, region, ballot).fetch_one(&mut *lease);
+            let row = within(self.store.deadline, query).await?;
+            lease.keep();
+            row.try_get(0)
+        };
+        call.await.map_err(store_error)
+    }
+}
+
+fn of_fence(statement: &'static str, region: RegionId, ballot: Ballot) -> Query<'static> {
+    let query = sqlx::query(statement).bind(region.as_str().to_owned());
+    query.bind(round_column(ballot)).bind(ballot.region.as_str().to_owned())
 }
 
 async fn prepare(connection: &mut PgConnection, request: &Prepare) -> Result<Promise, sqlx::Error> {

@@ -125,13 +125,13 @@ SELECT $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5 FROM outbox WHERE epoch = $
 
 /// The first process of the incarnation, and nothing is known against it.
 const BEGIN_IDENTITY: &str = "
-UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, draining = false, canary = 0,
+UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, canary = 0,
     hlc_floor = (SELECT max(updated_hlc) FROM orders
                  WHERE home_region = region_identity.region AND substr(updated_hlc, 27) = region_identity.region)
 WHERE set_back IS NOT NULL AND epoch = $2";
 
 const BEGIN_HEAD: &str = "
-UPDATE outbox_head SET epoch = $1, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
+UPDATE outbox_head SET epoch = $1, draining = false, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
 WHERE epoch = $2 AND seq = $3";
 
 /// Rows or votes in one statement.

@@ -7,16 +7,18 @@ use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber};
 use super::{PgStore, within};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[CLAIM_IDENTITY, COUNT_BOOT, FIRST_HEAD, HIGHEST_STAMP, DURABILITY];
+    &[CLAIM_IDENTITY, COUNT_BOOT, FIRST_HEAD, DRAINING, HIGHEST_STAMP, DURABILITY];
 
 const CLAIM_IDENTITY: &str = "
 INSERT INTO region_identity (region, number, epoch) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING";
 
 const COUNT_BOOT: &str = "
-UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, boots, draining, set_back, hlc_floor";
+UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, boots, set_back, hlc_floor";
 
 const FIRST_HEAD: &str = "
 INSERT INTO outbox_head (epoch, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
+
+const DRAINING: &str = "SELECT draining FROM outbox_head";
 
 /// Stamps of one region are fixed in width, so the greatest text is the greatest stamp. Groups commit
 /// nearly in the order of their stamps; the last few hold the highest.
@@ -76,12 +78,13 @@ impl PgStore {
             let identity = sqlx::query(COUNT_BOOT).fetch_one(&mut *lease).await?;
             let epoch: i32 = identity.try_get("epoch")?;
             sqlx::query(FIRST_HEAD).bind(epoch).execute(&mut *lease).await?;
+            let draining: bool = sqlx::query_scalar(DRAINING).fetch_one(&mut *lease).await?;
             let stamp: Option<String> =
                 sqlx::query_scalar(HIGHEST_STAMP).fetch_one(&mut *lease).await?;
             let durable: bool = sqlx::query_scalar(DURABILITY).fetch_one(&mut *lease).await?;
-            Ok((identity, epoch, stamp, durable))
+            Ok((identity, epoch, draining, stamp, durable))
         });
-        let (identity, epoch, stamp, durable) = start.await?;
+        let (identity, epoch, draining, stamp, durable) = start.await?;
         lease.keep();
         let found: String = identity.try_get("region")?;
         let found_number: i16 = identity.try_get("number")?;
@@ -98,7 +101,7 @@ impl PgStore {
             epoch: Epoch(u32::try_from(epoch).expect("checked by the table")),
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.region)),
             is_first: identity.try_get::<i64, _>("boots")? == 1,
-            draining: identity.try_get("draining")?,
+            draining,
             set_back: identity.try_get("set_back")?,
         })
     }

@@ -19,6 +19,7 @@ mod replicator;
 mod row_digest;
 mod row_shipper;
 mod saga_recovery;
+mod stops;
 mod stuck_sagas;
 mod verification;
 
@@ -29,6 +30,7 @@ pub use order_lease::order_lease;
 pub use reconciliation::reconciliation;
 pub use replication::Replication;
 pub use saga_recovery::saga_recovery;
+pub use stops::stops;
 pub use stuck_sagas::stuck_sagas;
 pub use verification::verification;
 

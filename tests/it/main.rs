@@ -10,6 +10,7 @@ mod bus;
 mod ceilings;
 mod hang_ups;
 mod payment_simulator;
+mod processes;
 mod reconcile;
 mod references;
 mod replication;

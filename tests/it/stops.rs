@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use entrepot::app::{Region, Stops};
-use entrepot::ports::{StopStore, StoreError};
+use entrepot::ports::{CommitError, Reader as _, StopStore, Store as _, StoreError};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::PgStore;
 use entrepot::types::{Epoch, RegionNumber};
 
-use crate::support::eventually;
 use crate::support::postgres::Database;
+use crate::support::{eventually, writes};
 
 /// One server's life on a database.
 struct Life {
@@ -74,4 +74,32 @@ async fn another_incarnation_has_no_say() {
     let error = life.store.set_draining(Epoch(2), true).await.unwrap_err();
     assert!(matches!(error, StoreError::Broken(_)), "{error}");
     assert!(!begin(&database).await.region.is_draining());
+}
+
+/// A commit that waits for the lock of whoever drains the region decides by what is there afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_meets_a_drain_is_committed_before_it_or_not_at_all() {
+    let database = Database::new().await;
+    let life = begin(&database).await;
+    let (id, time) = (writes::order_id(1, 1), 1);
+    let mut draining = database.connection().await;
+    let drain = "BEGIN; UPDATE outbox_head SET draining = true";
+    sqlx::raw_sql(drain).execute(&mut draining).await.unwrap();
+    let order = writes::orders([writes::placed(life.region.id, id, time)]);
+    let stamp = writes::stamp(life.region.id, time);
+    let through = async {
+        eventually("the commit waits for the lock", || async {
+            let mut connection = database.connection().await;
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let waiting: i64 =
+                sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
+            (waiting > 0).then_some(())
+        })
+        .await;
+        sqlx::raw_sql("COMMIT").execute(&mut draining).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(life.store.commit(&order, stamp), through);
+    assert_eq!(outcome, Err(CommitError::Draining));
+    assert!(life.store.order(id).await.unwrap().is_none());
 }

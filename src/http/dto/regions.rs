@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::app::RegionStatus;
-use crate::app::evacuate::{Burden, Progress};
+use crate::app::evacuate::Burden;
 use crate::app::rights::TakenOver;
+use crate::domain::evacuation::Progress;
 use crate::ports::store::Spendable;
 use crate::replication::Position;
 use crate::types::{Actor, Epoch, HlcTimestamp, RegionId};

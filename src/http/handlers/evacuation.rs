@@ -1,6 +1,5 @@
 //! Giving a region up while it lives.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -9,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use crate::app::evacuate::{Evacuation, EvacuationError, Progress};
+use crate::app::evacuate::EvacuationError;
 use crate::runtime::spawn_named;
 use crate::types::RegionId;
 
@@ -47,7 +46,7 @@ pub(in crate::http) struct EvacuationQuery {
 }
 
 /// Gives a region up while it lives: it is drained, orders under way come to their end, what it may sell and its orders
-/// go to another region. Called again, it tells how far that is.
+/// go to another region. Called again, it tells how far that is, whichever server of the region is asked.
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/evacuate", tag = "admin",
     params(("region" = String, Path), EvacuationQuery),
     responses((status = 200, description = "It has ended, was aborted, or would do this", body = EvacuationOut),
@@ -85,24 +84,11 @@ pub(in crate::http) async fn evacuate(
         if run.is_none() {
             tracing::warn!(%region, abort, actor = %subject, %role, %trace_id, "{role} {subject} evacuates region {region}");
         }
-        if abort { evacuation.abort().await } else { until_ended(&evacuation, to, run).await }
+        if abort { evacuation.abort(run).await } else { evacuation.follow(to, run, WAIT).await }
     });
     let progress = doing.await.map_err(lost_task)?.map_err(|error| refused(&error))?;
     let status = if progress.stage.is_over() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, json(&EvacuationOut::of(region, progress))).into_response())
-}
-
-async fn until_ended(
-    evacuation: &Arc<Evacuation>,
-    to: Option<RegionId>,
-    run: Option<uuid::Uuid>,
-) -> Result<Progress, EvacuationError> {
-    let mut progress = evacuation.begin(to, run)?;
-    let ended = progress.wait_for(|progress| progress.stage.is_over());
-    // Whoever asks again is told how far it is.
-    drop(tokio::time::timeout(WAIT, ended).await);
-    let now = progress.borrow().clone();
-    Ok(now)
 }
 
 fn refused(error: &EvacuationError) -> Problem {
@@ -115,6 +101,7 @@ fn refused(error: &EvacuationError) -> Problem {
         | EvacuationError::NotThere(_)
         | EvacuationError::Undecided
         | EvacuationError::Aborted
+        | EvacuationError::Replaced
         | EvacuationError::Left(_)
         | EvacuationError::NotApplied { .. }
         | EvacuationError::Transfer(_)

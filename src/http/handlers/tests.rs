@@ -18,9 +18,9 @@ use super::super::testing::{
 use super::super::{FrontDoor, door};
 use crate::domain::inventory::StockDelta;
 use crate::gateways::webhook;
-use crate::ports::Clock as _;
+use crate::ports::{Clock as _, StopStore as _};
 use crate::runtime::{SystemClock, Trust};
-use crate::types::StockKey;
+use crate::types::{Epoch, StockKey};
 
 const ORDERS: &str = "/api/v1/orders";
 
@@ -385,6 +385,16 @@ async fn a_draining_region_takes_no_new_orders_but_repeats_old_answers() {
     assert_eq!(regions["items"][0]["may_sell_alone"], json!({"units": 3, "keys": 1}));
     let nowhere = request("POST", "/api/v1/admin/regions/mars/drain", Some(&admin));
     assert_eq!(shop.door.answer(nowhere).await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_region_that_another_process_drained_takes_no_new_orders() {
+    let shop = shop(5).await;
+    shop.fixture.store.set_draining(Epoch::FIRST, true).await.unwrap();
+    let answer = shop.place("k1", &order_body("A-1", 1, "tok_ok")).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "1"));
+    assert_eq!(json_of(answer).await["code"], "region_draining");
+    assert_eq!(shop.available().await, 5, "nothing is held");
 }
 
 #[tokio::test]

@@ -10,9 +10,6 @@ use crate::types::{Actor, InvariantId, OrderId, RegionId, Sku, TransferId};
 use super::super::memory::Memory;
 use super::{Checks, State, stands};
 
-/// A decision made before a region was drained may be committed a call to a slow database later.
-const DRAINED_AFTER_MS: u64 = 3_000;
-
 /// What was done under which name, and who was told to take no orders.
 #[derive(Default)]
 pub(super) struct Names {
@@ -99,7 +96,7 @@ impl State {
     /// Looks at a new order: may it be taken, and is its money held under the keys of its intent?
     pub(super) fn order_taken(&mut self, region: RegionId, write: &OrderWrite, now_ms: u64) {
         let drained_ms = self.names.drained.get(&region);
-        if drained_ms.is_some_and(|since| now_ms > since + DRAINED_AFTER_MS) {
+        if drained_ms.is_some_and(|since| now_ms > *since) {
             self.break_unnumbered(format!("{region} takes orders, and is drained"));
         }
         let Some(intent) = &write.intent else { return };

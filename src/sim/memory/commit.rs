@@ -27,6 +27,9 @@ impl Store for Memory {
         if stamp.epoch != tables.head.epoch && !is_on(Mutant::NoEpochCheck) {
             return Err(CommitError::Fenced);
         }
+        if tables.draining && changes.places_orders() {
+            return Err(CommitError::Draining);
+        }
         tables.check(self.own, changes)?;
         let payload = tables.payload(changes);
         tables.write(self.own, changes, stamp);

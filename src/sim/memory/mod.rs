@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::domain::catalogue::{Node, Product};
+use crate::domain::evacuation::Evacuating;
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::replication::retirement::Retirement;
@@ -78,6 +79,8 @@ pub struct Tables {
     boots: u64,
     draining: bool,
     canary: Option<u8>,
+    /// And whether its end was asked for.
+    evacuation: Option<(Evacuating, bool)>,
     set_back: Option<String>,
 }
 
@@ -115,6 +118,7 @@ impl Tables {
             boots: 0,
             draining: false,
             canary: None,
+            evacuation: None,
             set_back: None,
         }
     }

@@ -21,6 +21,8 @@ pub struct RegisterTables {
     votes: u64,
     /// Of the others, as far as it was noted.
     voters: Voters,
+    /// A person's word for the fence under this ballot.
+    gone: BTreeMap<RegionId, Ballot>,
 }
 
 /// One owner's registers, as this acceptor holds them.
@@ -218,5 +220,14 @@ impl RegisterStore for MemoryRights {
 
     async fn fenced(&self) -> Result<BTreeSet<Actor>, StoreError> {
         Ok(self.database.tables().registers.fenced())
+    }
+
+    async fn keep_gone(&self, region: RegionId, ballot: Ballot) -> Result<(), StoreError> {
+        self.database.tables().registers.gone.insert(region, ballot);
+        Ok(())
+    }
+
+    async fn is_gone(&self, region: RegionId, ballot: Ballot) -> Result<bool, StoreError> {
+        Ok(self.database.tables().registers.gone.get(&region) == Some(&ballot))
     }
 }

@@ -1,12 +1,13 @@
 //! The outbox, incarnations, the catalogue, and why a region takes no orders.
 
 use entrepot::domain::inventory::StockDelta;
-use entrepot::ports::{ChangeSet, CommitError, Stamp};
+use entrepot::domain::order::EventBody;
+use entrepot::ports::{ChangeSet, CommitError, Stamp, Stopped};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::types::Epoch;
 
 use super::{Kind, Subject, stock};
-use crate::support::writes::{hlc, product, stamp};
+use crate::support::writes::{self, hlc, product, stamp};
 
 fn at(sequence: u64) -> Position {
     Position { epoch: Epoch::FIRST, sequence }
@@ -77,14 +78,50 @@ pub(super) async fn a_region_that_was_set_back_stays_out_of_traffic(kind: Kind) 
     a.store.ping().await.unwrap();
 }
 
+pub(super) async fn a_drained_region_places_no_order_whatever_its_process_knows(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let (x, y) = (writes::order_id(1, 1), writes::order_id(1, 2));
+    let old = writes::placed(a.region, x, 1);
+    a.store.commit(&writes::orders([old.clone()]), stamp(a.region, 1)).await.unwrap();
+    a.store.set_draining(Epoch::FIRST, true).await.unwrap();
+    assert!(a.store.stopped(Epoch::FIRST).await.unwrap().draining);
+    let refused =
+        a.store.commit(&writes::placed_for(a.region, y, "k", 2), stamp(a.region, 2)).await;
+    assert_eq!(refused, Err(CommitError::Draining));
+    assert_eq!(a.store.order(y).await.unwrap(), None, "nothing was written");
+    assert_eq!(a.store.head().await.unwrap().position, at(1));
+    // What it has taken it goes on with, and with all that is no order.
+    let moved = EventBody::Moved { from: a.region, to: "b".parse().unwrap() };
+    let next = writes::next(a.region, Some(old.record.as_ref().clone()), 3, moved);
+    a.store.commit(&writes::orders([next]), stamp(a.region, 3)).await.unwrap();
+    a.store.commit(&product(a.region, "x", 4), stamp(a.region, 4)).await.unwrap();
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    let placed = a.store.commit(&writes::placed_for(a.region, y, "k", 5), stamp(a.region, 5)).await;
+    assert_eq!(placed.unwrap().sequence, Some(4));
+    assert_eq!(a.store.stopped(Epoch::FIRST).await.unwrap(), Stopped::default());
+    assert!(a.store.stopped(Epoch(2)).await.is_err(), "another incarnation");
+    // A region that was set back takes no orders either.
+    a.store.set_back(Epoch::FIRST, "a proof").await.unwrap();
+    let stopped = Stopped { draining: true, set_back: Some("a proof".to_owned()) };
+    assert_eq!(a.store.stopped(Epoch::FIRST).await.unwrap(), stopped);
+    let late = writes::orders([writes::placed(a.region, writes::order_id(1, 3), 6)]);
+    let refused = a.store.commit(&late, stamp(a.region, 6)).await;
+    assert_eq!(refused, Err(CommitError::Draining));
+}
+
 pub(super) async fn the_way_back_into_traffic_is_taken_step_by_step(kind: Kind) {
     let a = Subject::empty(kind, "a", 1).await;
     let take = async |from, to| a.store.set_canary(Epoch::FIRST, from, to).await.unwrap();
     assert_eq!(a.store.canary().await.unwrap(), None, "it serves all of its shoppers");
-    assert!(take(None, Some(0)).await && take(Some(0), Some(1)).await);
-    assert!(!take(Some(0), Some(2)).await, "another process was first");
+    assert!(!take(0, Some(1)).await, "it is on no way back");
+    a.store.begin_canary(Epoch::FIRST).await.unwrap();
+    assert!(take(0, Some(1)).await);
+    assert!(!take(0, Some(2)).await, "another process was first");
     assert_eq!(a.store.canary().await.unwrap(), Some(1));
-    assert!(take(Some(1), None).await);
+    a.store.begin_canary(Epoch::FIRST).await.unwrap();
+    assert_eq!(a.store.canary().await.unwrap(), Some(0), "lost again half-way");
+    assert!(take(0, None).await);
     assert_eq!(a.store.canary().await.unwrap(), None);
-    assert!(a.store.set_canary(Epoch(2), None, Some(0)).await.is_err(), "another incarnation");
+    assert!(a.store.set_canary(Epoch(2), 0, None).await.is_err(), "another incarnation");
+    assert!(a.store.begin_canary(Epoch(2)).await.is_err());
 }

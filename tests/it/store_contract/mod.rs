@@ -3,6 +3,7 @@
 
 mod changes;
 mod copies;
+mod evacuation;
 mod moves;
 mod orders;
 mod registers;
@@ -15,8 +16,8 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use entrepot::ports::{
-    Reader, RegisterStore, RejoinStore, ReplicationStore, RetirementStore, RightsStore, SagaQueue,
-    StopStore, Store,
+    EvacuationStore, Reader, RegisterStore, RejoinStore, ReplicationStore, RetirementStore,
+    RightsStore, SagaQueue, StopStore, Store,
 };
 use entrepot::sim::memory::{Memory, MemoryRights};
 use entrepot::store::PgRights;
@@ -48,6 +49,7 @@ pub(super) struct Subject {
     pub(super) registers: Arc<dyn RegisterStore>,
     pub(super) rejoin: Arc<dyn RejoinStore>,
     pub(super) retirements: Arc<dyn RetirementStore>,
+    pub(super) evacuation: Arc<dyn EvacuationStore>,
     _database: Option<Database>,
 }
 
@@ -62,7 +64,18 @@ impl Subject {
                 let (registers, rejoin, retirements) =
                     (rights.clone(), rights.clone(), rights.clone());
                 let store = Arc::new(memory);
-                Self { region, store, rights, registers, rejoin, retirements, _database: None }
+                let evacuation = store.clone();
+                let held = None;
+                Self {
+                    region,
+                    store,
+                    rights,
+                    registers,
+                    rejoin,
+                    retirements,
+                    evacuation,
+                    _database: held,
+                }
             }
             Kind::Postgres => {
                 let database = Database::new().await;
@@ -72,8 +85,18 @@ impl Subject {
                 let rights = Arc::new(PgRights::new(store.clone(), Epoch::FIRST));
                 let (registers, rejoin, retirements) =
                     (rights.clone(), rights.clone(), rights.clone());
-                let (store, database) = (Arc::new(store), Some(database));
-                Self { region, store, rights, registers, rejoin, retirements, _database: database }
+                let (store, held) = (Arc::new(store), Some(database));
+                let evacuation = store.clone();
+                Self {
+                    region,
+                    store,
+                    rights,
+                    registers,
+                    rejoin,
+                    retirements,
+                    evacuation,
+                    _database: held,
+                }
             }
         }
     }
@@ -134,7 +157,11 @@ contract! {
         an_incarnation_that_is_over_writes_nothing,
         the_catalogue_keeps_the_newest_and_refuses_what_was_decided_on_an_old_one,
         a_region_that_was_set_back_stays_out_of_traffic,
+        a_drained_region_places_no_order_whatever_its_process_knows,
         the_way_back_into_traffic_is_taken_step_by_step;
+    evacuation:
+        an_evacuation_is_begun_once_and_told_to_all,
+        an_evacuation_ends_before_orders_move_or_goes_to_its_end;
     copies:
         a_batch_is_applied_once_and_in_order,
         what_does_not_fit_leaves_nothing,
@@ -159,7 +186,8 @@ contract! {
         what_others_proposed_is_told_to_who_comes_after,
         a_value_under_a_fence_is_not_stored,
         what_is_chosen_raises_the_ceiling_and_stays,
-        how_far_others_voted_is_kept_and_never_goes_back;
+        how_far_others_voted_is_kept_and_never_goes_back,
+        the_word_that_a_region_is_gone_ends_with_its_fence;
     rejoin:
         a_noted_incarnation_ends_the_one_before,
         what_is_known_of_a_home_is_told_in_pages,

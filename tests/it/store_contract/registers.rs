@@ -141,3 +141,17 @@ pub(super) async fn how_far_others_voted_is_kept_and_never_goes_back(kind: Kind)
     assert_eq!(a.registers.voters().await.unwrap()[&b], voter(1, 9));
     a.registers.note_voters(&Voters::new()).await.unwrap();
 }
+
+pub(super) async fn the_word_that_a_region_is_gone_ends_with_its_fence(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let (b, first, second) = ("b".parse().unwrap(), ballot(1, "a"), ballot(2, "a"));
+    let gone = async |ballot| a.registers.is_gone(b, ballot).await.unwrap();
+    assert!(!gone(first).await);
+    for _ in 0..2 {
+        a.registers.keep_gone(b, first).await.unwrap();
+        assert!(gone(first).await && !gone(second).await && !gone(ballot(1, "c")).await);
+    }
+    assert!(!a.registers.is_gone("c".parse().unwrap(), first).await.unwrap());
+    a.registers.keep_gone(b, second).await.unwrap();
+    assert!(gone(second).await && !gone(first).await);
+}

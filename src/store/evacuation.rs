@@ -1,0 +1,105 @@
+//! The evacuation of this region, as all its processes know it.
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::domain::evacuation::{Evacuating, Progress};
+use crate::ports::{EvacuationStore, StoreError};
+
+use super::encode::{from_json, signed, store_error, unsigned};
+use super::{PgStore, within};
+
+pub(super) const STATEMENTS: &[&str] = &[EVACUATION, BEGIN, TELL, ABORT];
+
+const EVACUATION: &str = "SELECT told_at_ms, document FROM evacuation";
+
+/// Nothing is begun beside one that is under way, and whose process lives.
+const BEGIN: &str = "
+INSERT INTO evacuation AS e (run, may_abort, is_over, told_at_ms, document) VALUES ($1, true, false, $2, $3)
+ON CONFLICT (only_row) DO UPDATE
+SET run = excluded.run, may_abort = true, is_over = false, abort = false, told_at_ms = excluded.told_at_ms,
+    document = excluded.document
+WHERE e.is_over OR e.told_at_ms < $4";
+
+const TELL: &str = "
+UPDATE evacuation SET may_abort = $2, is_over = $3, told_at_ms = $4, document = $5 WHERE run = $1 RETURNING abort";
+
+const ABORT: &str = "UPDATE evacuation SET abort = true WHERE run = $1 AND may_abort";
+
+#[async_trait]
+impl EvacuationStore for PgStore {
+    async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let query = sqlx::query(EVACUATION).fetch_optional(&mut *lease);
+            let row = within(self.deadline, query).await?;
+            lease.keep();
+            row.as_ref().map(evacuating).transpose()
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn begin_evacuation(
+        &self,
+        begun: &Progress,
+        now_ms: u64,
+        lost_ms: u64,
+    ) -> Result<Evacuating, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let row = within(self.deadline, async {
+                let query = sqlx::query(BEGIN).bind(begun.run).bind(signed(now_ms));
+                let query = query.bind(document(begun)).bind(signed(lost_ms));
+                query.execute(&mut *lease).await?;
+                sqlx::query(EVACUATION).fetch_one(&mut *lease).await
+            });
+            let row = row.await?;
+            lease.keep();
+            evacuating(&row)
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn tell_evacuation(
+        &self,
+        progress: &Progress,
+        now_ms: u64,
+    ) -> Result<Option<bool>, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let query = sqlx::query_scalar(TELL)
+                .bind(progress.run)
+                .bind(progress.stage.may_be_aborted())
+                .bind(progress.stage.is_over())
+                .bind(signed(now_ms))
+                .bind(document(progress))
+                .fetch_optional(&mut *lease);
+            let abort: Option<bool> = within(self.deadline, query).await?;
+            lease.keep();
+            Ok(abort)
+        };
+        call.await.map_err(store_error)
+    }
+
+    async fn abort_evacuation(&self, run: Uuid) -> Result<bool, StoreError> {
+        let call = async {
+            let mut lease = self.lease().await?;
+            let query = sqlx::query(ABORT).bind(run).execute(&mut *lease);
+            let done = within(self.deadline, query).await?;
+            lease.keep();
+            Ok(done.rows_affected() > 0)
+        };
+        call.await.map_err(store_error)
+    }
+}
+
+fn document(progress: &Progress) -> String {
+    serde_json::to_string(progress).expect("our own types have a JSON form")
+}
+
+fn evacuating(row: &PgRow) -> Result<Evacuating, sqlx::Error> {
+    let progress = from_json(row.try_get("document")?)?;
+    Ok(Evacuating { progress, told_at_ms: unsigned(row, "told_at_ms")? })
+}
