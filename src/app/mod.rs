@@ -28,6 +28,7 @@ mod run_saga;
 mod service;
 mod signals;
 mod stops;
+pub mod stranded;
 mod verification;
 mod workspace;
 mod writer;

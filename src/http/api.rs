@@ -6,7 +6,7 @@ use super::context::Context;
 use super::front_door::FrontDoor;
 use super::handlers::{
     admin, evacuation, inventory, nodes, orders, place, products, reconciliations, retirement,
-    transfers, webhooks,
+    stranded, transfers, webhooks,
 };
 use super::operations;
 use super::routes::{ANYBODY, Access, INSIDERS, OPERATORS, Routes};
@@ -44,6 +44,7 @@ fn table(context: Context) -> Routes {
         .add(OPERATORS, routes!(admin::rejoin))
         .add(OPERATORS, routes!(evacuation::evacuate))
         .add(OPERATORS, routes!(retirement::retire))
+        .add(OPERATORS, routes!(stranded::list_stranded))
         .add(OPERATORS, routes!(admin::list_sagas))
         .add(OPERATORS, routes!(admin::retry_saga))
         .add(OPERATORS, routes!(reconciliations::reconcile))

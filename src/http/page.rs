@@ -34,6 +34,11 @@ impl<T> Page<T> {
         Self { items, next_cursor }
     }
 
+    /// A page that ends at a place of its own.
+    pub fn until(items: Vec<T>, next: Option<&impl Serialize>) -> Self {
+        Self { items, next_cursor: next.map(encode) }
+    }
+
     /// A list that is short by its nature and has one page.
     pub fn whole(items: Vec<T>) -> Self {
         Self { items, next_cursor: None }

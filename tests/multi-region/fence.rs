@@ -1,6 +1,6 @@
 //! A region is lost and fenced: the others sell what it had not sold above its ceilings, and it comes back.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{REGIONS, World, card, cart_of};
 
@@ -34,6 +34,17 @@ async fn the_others_sell_what_a_lost_region_had_above_its_ceiling_and_it_comes_b
     let of_others = told["taken_over"]["units"].as_u64().unwrap();
     assert!(of_others >= SHARE - ceiling, "{told}");
     assert!(told["stranded_units"].as_u64().unwrap() >= ceiling - 5, "{told}");
+    let stranded = || -> Value {
+        let told = world.entrepot(&["region", "stranded", lost, "--json"]);
+        serde_json::from_str(&told).unwrap()
+    };
+    let listed = stranded();
+    let of_sku = |items: &Value| -> Vec<Value> {
+        items.as_array().unwrap().iter().filter(|item| item["sku"] == *sku).cloned().collect()
+    };
+    let [item] = &of_sku(&listed["items"])[..] else { panic!("{listed}") };
+    let expected = (&json!("fenced"), &json!(ceiling - 5), &json!(ceiling));
+    assert_eq!((&item["reason"], &item["units"], &item["ceiling"]), expected, "{item}");
     let again = world.entrepot(&["region", "fence", lost, "--json"]);
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!(again["taken_over"]["units"], 0, "nothing is taken twice: {again}");
@@ -67,6 +78,7 @@ async fn the_others_sell_what_a_lost_region_had_above_its_ceiling_and_it_comes_b
         .await;
     world.entrepot(&["region", "rejoin", lost]);
     world.until("it is back", async || world.own_status(lost).await == "ready").await;
+    assert!(of_sku(&stranded()["items"]).is_empty(), "nothing is stranded any more");
     assert_eq!(sell_out(&REGIONS).await, ceiling - 5, "what it had left is sold now");
     world.audit().await;
     for region in REGIONS {

@@ -6,6 +6,7 @@
 
 mod evacuate;
 mod retire;
+mod stranded;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,6 +71,8 @@ enum Lever {
     Evacuate(evacuate::Args),
     /// A region is gone for good: two people say so, and what it had not sold below its ceilings is freed.
     Retire(retire::Args),
+    /// Lists the units of a lost region that nobody may sell, with the reason.
+    Stranded(stranded::Args),
     /// A fenced region comes back; one whose database was set back begins a new incarnation.
     Rejoin(LeverArgs),
 }
@@ -200,6 +203,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Lever::Rejoin(args) => ("rejoin", args, None, ""),
         Lever::Evacuate(args) => return evacuate::run(args).await,
         Lever::Retire(args) => return retire::run(args).await,
+        Lever::Stranded(args) => return stranded::run(args).await,
     };
     let target = Target::find(&args.target, OPERATOR)?;
     let region = args.region;

@@ -14,6 +14,7 @@ pub(super) mod regions;
 pub(super) mod retirement;
 pub(super) mod routing;
 pub(super) mod saga;
+pub(super) mod stranded;
 
 use std::str::FromStr;
 

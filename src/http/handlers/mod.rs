@@ -9,6 +9,7 @@ pub(super) mod place;
 pub(super) mod products;
 pub(super) mod reconciliations;
 pub(super) mod retirement;
+pub(super) mod stranded;
 pub(super) mod transfers;
 pub(super) mod webhooks;
 
