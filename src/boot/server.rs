@@ -186,7 +186,7 @@ async fn parts(
         raises: Raises::new(own, autonomy, is_first),
         fenced: Mutex::new(fenced),
         voters: Mutex::new(Rights::voters_of(&latest, voters)),
-        latest: tokio::sync::RwLock::new(latest),
+        latest: Mutex::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),

@@ -1,12 +1,13 @@
 //! What regions say to each other about rights. JSON; readers take what they know, so fields only get
 //! added. Every message may arrive twice, late, or not at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Ballot, BucketDigest, Preempted, Purpose, Row, SkuRows, Slot};
-use crate::types::{Actor, NodeId, Sku, StockKey, TransferId};
+use crate::types::{Actor, Epoch, NodeId, RegionId, Sku, StockKey, TransferId};
 
 /// Rows in one message. A row takes some 250 bytes, so that a message stays far below the 1 MiB that
 /// NATS takes by default; more rows go into more messages.
@@ -21,6 +22,29 @@ pub struct KeyedRow {
     pub owner: Actor,
     /// Its cells.
     pub row: Row,
+}
+
+/// What is taken of rows when these are the latest incarnations of the regions that ever began anew or are gone for good: of an
+/// earlier one only its last row, and what was chosen. What else is heard of it comes too late to be put together.
+pub fn of_living<'a>(
+    rows: &'a [KeyedRow],
+    latest: &BTreeMap<RegionId, Epoch>,
+) -> Cow<'a, [KeyedRow]> {
+    let is_over = |KeyedRow { owner, row, .. }: &KeyedRow| {
+        let latest = latest.get(&owner.region);
+        latest.is_some_and(|latest| owner.epoch < *latest) && !row.is_buried()
+    };
+    if !rows.iter().any(is_over) {
+        return Cow::Borrowed(rows);
+    }
+    let taken = |keyed: &KeyedRow| {
+        let mut taken = keyed.clone();
+        if is_over(keyed) {
+            taken.row = keyed.row.chosen_only(keyed.owner);
+        }
+        taken
+    };
+    Cow::Owned(rows.iter().map(taken).collect())
 }
 
 /// Own rows that changed, newest values only; or rows that a peer pulled.

@@ -53,7 +53,7 @@ pub use grant::{GiverDemand, Grant, decide_grant, spread};
 pub use ledger::{Ledger, MergeError, Merged, Refusal};
 pub use message::{
     Accept, Accepted, DigestAnswer, KeyedRow, KeyedSlot, NamedGrant, Prepare, Promise, PullRows,
-    ROWS_PER_MESSAGE_MAX, Rows, TransferAnswer, TransferRequest,
+    ROWS_PER_MESSAGE_MAX, Rows, TransferAnswer, TransferRequest, of_living,
 };
 pub use rate::SpendRate;
 pub use rebalance::{PROTECTED_ROUND_MS, Standing, Wish, own_share, plan as plan_rebalance};

@@ -182,6 +182,12 @@ impl Row {
         self.version >= BURIED_FROM
     }
 
+    /// What is taken of a row whose owner is over, unless it is the last one: what was chosen.
+    #[must_use]
+    pub fn chosen_only(&self, owner: Actor) -> Self {
+        Self { chosen: self.chosen.clone(), ..Self::new(owner) }
+    }
+
     /// What the owner gave to `actor`.
     pub fn granted_to(&self, actor: Actor) -> u64 {
         self.granted.get(&actor).copied().unwrap_or(0)

@@ -24,7 +24,7 @@ pub use reconcile::{
 pub use registers::RegisterStore;
 pub use rejoin::{Beginning, Learned, RejoinStore};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
-pub use retirement::RetirementStore;
+pub use retirement::{Ending, RetirementStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{
     ChangeSet, CommitError, Committed, EvacuationStore, Needs, Reader, SagaQueue, Stamp, StopStore,

@@ -7,25 +7,44 @@ use crate::escrow::KeyedRow;
 use crate::replication::retirement::Retirement;
 use crate::types::{Epoch, OrderId, RegionId};
 
+/// What came of noting that a region is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is over.
+    Noted,
+    /// The number is somebody else's: this incarnation begins, or has been tried to.
+    BegunAnew(Epoch),
+    /// The people have taken back their words. Nothing was noted.
+    TakenBack,
+}
+
 /// What this region's database keeps of it.
 #[async_trait]
 pub trait RetirementStore: Send + Sync {
     /// The last one of a region.
     async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError>;
 
-    /// Keeps one, in place of what was kept of the same attempt.
-    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError>;
+    /// Those that have ended a region which has not begun anew since, as far as this database knows.
+    async fn ended(&self) -> Result<Vec<Retirement>, StoreError>;
+
+    /// Keeps one, where the last one of its region is still what was read. `false`: it is not, and nothing was kept: another
+    /// process of this region, or another request, was first.
+    async fn keep_retirement(
+        &self,
+        read: Option<&Retirement>,
+        next: &Retirement,
+    ) -> Result<bool, StoreError>;
 
     /// Notes that all incarnations before a retirement's number are over ([`super::RejoinStore::note_incarnation`]) and keeps it,
-    /// at once. `false`: the number is somebody else's, an incarnation that begins. Answers the latest that is noted, too.
-    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError>;
+    /// at once.
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError>;
 
-    /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does. `None`: nothing was stored, because
-    /// another incarnation than `ends` is noted as the latest; whoever notes a later one waits for this.
+    /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does, and at once how far the retirement
+    /// is with them. `None`: nothing was stored, because another incarnation than the one that ends it is noted as the latest;
+    /// whoever notes a later one waits for this.
     async fn bury(
         &self,
-        region: RegionId,
-        ends: Epoch,
+        retirement: &Retirement,
         rows: &[KeyedRow],
     ) -> Result<Option<MergeReport>, StoreError>;
 

@@ -30,6 +30,9 @@ pub struct Retirement {
     /// The executor has noted that the incarnations before are over: the number is its own.
     #[serde(default)]
     pub noted: bool,
+    /// Units below the region's ceilings that may be sold again, by all attempts: kept with the rows that free them.
+    #[serde(default)]
+    pub units_freed: u64,
     /// Who took it back before it was confirmed; or the region itself, when it turned out to be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn_by: Option<String>,
@@ -39,6 +42,22 @@ pub struct Retirement {
 }
 
 impl Retirement {
+    /// Both are states of one attempt.
+    pub fn is_attempt_of(&self, other: &Self) -> bool {
+        let name = |it: &Self| (it.region, it.ends, it.asked_at_ms);
+        name(self) == name(other)
+    }
+
+    /// Every incarnation of the region that was known is over here: nothing more of it is heard.
+    pub fn has_ended(&self) -> bool {
+        self.noted && self.withdrawn_by.is_none()
+    }
+
+    /// What the region had left is given away, and all that is known of it is known to whoever did that.
+    pub fn is_done(&self) -> bool {
+        self.has_ended() && self.outcome.is_some()
+    }
+
     /// It was neither taken back nor done.
     pub fn is_open(&self) -> bool {
         self.withdrawn_by.is_none() && self.outcome.is_none()
@@ -50,8 +69,6 @@ impl Retirement {
 pub struct RetirementOutcome {
     /// When, in milliseconds since 1970.
     pub done_at_ms: u64,
-    /// Units below the region's ceilings that may be sold again.
-    pub units_freed: u64,
     /// Units that orders hold and nobody has: the region had cancelled them, and nobody saw it.
     pub units_uncovered: u64,
     /// Payments for orders that nobody knows.

@@ -20,7 +20,7 @@ use crate::escrow::{
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, EvacuationStore, Given, Learned,
+    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore, Given, Learned,
     Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
     ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
     Stopped, Store, StoreError, View,
@@ -812,30 +812,42 @@ impl RetirementStore for Database {
         self.rights.retirement(region).await
     }
 
-    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
-        let breaks = self.writes().await?;
-        self.rights.keep_retirement(retirement).await?;
-        self.answers(breaks).await
+    async fn ended(&self) -> Result<Vec<Retirement>, StoreError> {
+        self.reads().await?;
+        self.rights.ended().await
     }
 
-    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
+    async fn keep_retirement(
+        &self,
+        read: Option<&Retirement>,
+        next: &Retirement,
+    ) -> Result<bool, StoreError> {
         let breaks = self.writes().await?;
-        let (latest, is_ours) = self.rights.note_retirement(retirement).await?;
-        let (region, ends) = (retirement.region, retirement.ends);
-        self.note(format_args!("notes that {region} is gone before {ends}: {latest} {is_ours}"));
-        self.shared.checks.noted(self.region(), region, ends);
+        let kept = self.rights.keep_retirement(read, next).await?;
         self.answers(breaks).await?;
-        Ok((latest, is_ours))
+        Ok(kept)
+    }
+
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError> {
+        let breaks = self.writes().await?;
+        let ending = self.rights.note_retirement(retirement).await?;
+        let (region, ends) = (retirement.region, retirement.ends);
+        self.note(format_args!("notes that {region} is gone before {ends}: {ending:?}"));
+        if ending != Ending::TakenBack {
+            self.shared.checks.noted(self.region(), region, ends);
+        }
+        self.answers(breaks).await?;
+        Ok(ending)
     }
 
     async fn bury(
         &self,
-        region: RegionId,
-        ends: Epoch,
+        retirement: &Retirement,
         rows: &[KeyedRow],
     ) -> Result<Option<MergeReport>, StoreError> {
         let breaks = self.writes().await?;
-        let buried = self.rights.bury(region, ends, rows).await?;
+        let region = retirement.region;
+        let buried = self.rights.bury(retirement, rows).await?;
         let units: u64 = buried.iter().flat_map(|report| report.credited.values()).sum();
         self.note(format_args!("buries {} rows of {region}: {units} units are free", rows.len()));
         if let Some(report) = &buried {

@@ -362,7 +362,7 @@ fn rights(
         raises: Raises::new(Actor { region: region.id, epoch: region.epoch }, AUTONOMY, is_first),
         fenced: Mutex::new(fenced),
         voters: Mutex::new(Rights::voters_of(&latest, voters)),
-        latest: tokio::sync::RwLock::new(latest),
+        latest: Mutex::new(latest),
         fences: Mutex::default(),
         on_fenced: Box::new(move |fenced| fenced_region.set_fenced(fenced)),
         sums: tokio::sync::Mutex::default(),

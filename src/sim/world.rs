@@ -389,7 +389,7 @@ impl World {
             store.note_incarnation(own, epoch).await.expect("a database in memory answers");
             self.shared.checks.noted(peer.region, own, epoch);
             if let Some(server) = self.server(index) {
-                server.rights.note_incarnation(own, epoch).await;
+                server.rights.note_incarnation(own, epoch);
             }
         }
         memory.begin_epoch(epoch);

@@ -55,6 +55,9 @@ pub(super) const STATEMENTS: &[&str] = &[
 
 const INCARNATIONS: &str = "SELECT region, epoch FROM incarnations";
 
+/// Rows of an incarnation that is being ended are not being stored meanwhile ([`merge::UPSERT_COPIES`]).
+const NOTE_ALONE: &str = "LOCK TABLE incarnations IN EXCLUSIVE MODE";
+
 /// Locks the row; the one before is answered.
 const NOTE: &str = "
 WITH before AS (SELECT epoch FROM incarnations WHERE region = $1 FOR UPDATE), noted AS (
@@ -162,11 +165,13 @@ macro_rules! in_transaction {
     }};
 }
 
-/// Notes an incarnation, and answers the latest before.
+/// Notes an incarnation, and answers the latest before. The first thing in its transaction: whoever stores rows holds locks of them
+/// when it comes to look at the incarnations.
 pub(super) async fn note(
     connection: &mut PgConnection,
     begins: Actor,
 ) -> Result<Epoch, sqlx::Error> {
+    execute(connection, NOTE_ALONE).await?;
     let before = sqlx::query(NOTE)
         .bind(begins.region.as_str())
         .bind(epoch_column(begins))

@@ -9,13 +9,21 @@ use super::rejoin::{LONG_STATEMENTS, note};
 use super::rights::{PgRights, epoch_column, execute};
 use super::{PgStore, within};
 use crate::escrow::KeyedRow;
-use crate::ports::{MergeReport, RetirementStore, StoreError};
+use crate::ports::{Ending, MergeReport, RetirementStore, StoreError};
 use crate::replication::retirement::Retirement;
-use crate::types::{Actor, Epoch, OrderId, RegionId};
+use crate::types::{Actor, OrderId, RegionId};
 
-pub(super) const STATEMENTS: &[&str] = &[LATEST, KEEP, IS_NOTED, NOTED, PAID_BY];
+pub(super) const STATEMENTS: &[&str] = &[LATEST, ENDED, KEEP, OF_ATTEMPT, NOTED, PAID_BY];
 
 const LATEST: &str = "SELECT document FROM retirements WHERE region = $1 ORDER BY ends DESC, asked_at_ms DESC LIMIT 1";
+
+const ENDED: &str = "
+SELECT DISTINCT ON (r.region) r.document FROM retirements r
+JOIN incarnations i ON i.region = r.region AND i.epoch = r.ends
+ORDER BY r.region, r.ends DESC, r.asked_at_ms DESC";
+
+/// Whoever keeps another one waits until this transaction ends. Only people's words come here.
+const KEEP_ALONE: &str = "LOCK TABLE retirements IN SHARE ROW EXCLUSIVE MODE";
 
 /// What is done stays done, whoever tells an older state late.
 const KEEP: &str = "
@@ -23,9 +31,8 @@ INSERT INTO retirements AS r (region, ends, asked_at_ms, document) VALUES ($1, $
 ON CONFLICT (region, ends, asked_at_ms) DO UPDATE SET document = excluded.document
 WHERE r.document::json -> 'outcome' IS NULL OR excluded.document::json -> 'outcome' IS NOT NULL";
 
-const IS_NOTED: &str = "
-SELECT coalesce((document::json ->> 'noted')::boolean, false) FROM retirements
-WHERE region = $1 AND ends = $2 AND asked_at_ms = $3";
+const OF_ATTEMPT: &str =
+    "SELECT document FROM retirements WHERE region = $1 AND ends = $2 AND asked_at_ms = $3";
 
 /// Whoever notes another one waits for the end of this transaction.
 const NOTED: &str = "SELECT epoch FROM incarnations WHERE region = $1 FOR SHARE";
@@ -74,35 +81,69 @@ impl RetirementStore for PgRights {
         read.await.map_err(store_error)
     }
 
-    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
+    async fn ended(&self) -> Result<Vec<Retirement>, StoreError> {
+        let read = async {
+            let rows = self.store.rows(sqlx::query(ENDED)).await?;
+            let documents = rows.iter().map(|row| from_json(row.try_get("document")?));
+            documents.collect::<Result<Vec<Retirement>, sqlx::Error>>()
+        };
+        let last = read.await.map_err(store_error)?;
+        Ok(last.into_iter().filter(Retirement::has_ended).collect())
+    }
+
+    async fn keep_retirement(
+        &self,
+        read: Option<&Retirement>,
+        next: &Retirement,
+    ) -> Result<bool, StoreError> {
         let call = async {
             let mut lease = self.store.lease().await?;
-            within(self.store.deadline, keep(&mut lease, retirement)).await?;
+            let kept = within(self.store.deadline, async {
+                execute(&mut lease, "BEGIN").await?;
+                execute(&mut lease, KEEP_ALONE).await?;
+                let last = sqlx::query_scalar(LATEST).bind(next.region.as_str());
+                let last: Option<String> = last.fetch_optional(&mut *lease).await?;
+                let last: Option<Retirement> = last.as_deref().map(from_json).transpose()?;
+                let is_same = last.as_ref() == read;
+                if is_same {
+                    keep(&mut lease, next).await?;
+                }
+                execute(&mut lease, "COMMIT").await?;
+                Ok(is_same)
+            });
+            let kept = kept.await?;
             lease.keep();
-            Ok(())
+            Ok(kept)
         };
         call.await.map_err(store_error)
     }
 
-    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError> {
         let ends = Actor { region: retirement.region, epoch: retirement.ends };
         let call = async {
             let mut lease = self.store.lease().await?;
             let noted = within(self.store.deadline, async {
                 execute(&mut lease, "BEGIN").await?;
                 let before = note(&mut lease, ends).await?;
-                let known: Option<bool> = sqlx::query_scalar(IS_NOTED)
+                execute(&mut lease, KEEP_ALONE).await?;
+                let known: Option<String> = sqlx::query_scalar(OF_ATTEMPT)
                     .bind(ends.region.as_str())
                     .bind(epoch_column(ends))
                     .bind(signed(retirement.asked_at_ms))
                     .fetch_optional(&mut *lease)
                     .await?;
-                let is_ours = before < ends.epoch || before == ends.epoch && known == Some(true);
+                let known: Option<Retirement> = known.as_deref().map(from_json).transpose()?;
+                if known.as_ref().is_some_and(|known| known.withdrawn_by.is_some()) {
+                    execute(&mut lease, "ROLLBACK").await?;
+                    return Ok(Ending::TakenBack);
+                }
+                let is_known = known.is_some_and(|known| known.noted) && before == ends.epoch;
+                let is_ours = before < ends.epoch || is_known;
                 if is_ours {
                     keep(&mut lease, &Retirement { noted: true, ..retirement.clone() }).await?;
                 }
                 execute(&mut lease, "COMMIT").await?;
-                Ok((before.max(ends.epoch), is_ours))
+                Ok(if is_ours { Ending::Noted } else { Ending::BegunAnew(before) })
             });
             let noted = noted.await?;
             lease.keep();
@@ -113,17 +154,16 @@ impl RetirementStore for PgRights {
 
     async fn bury(
         &self,
-        region: RegionId,
-        ends: Epoch,
+        retirement: &Retirement,
         rows: &[KeyedRow],
     ) -> Result<Option<MergeReport>, StoreError> {
-        let ends = Actor { region, epoch: ends };
+        let ends = Actor { region: retirement.region, epoch: retirement.ends };
         let call = async {
             let mut lease = self.store.lease().await?;
             let buried = within(self.store.deadline, async {
                 execute(&mut lease, "BEGIN").await?;
                 let noted: Option<i32> = sqlx::query_scalar(NOTED)
-                    .bind(region.as_str())
+                    .bind(ends.region.as_str())
                     .fetch_optional(&mut *lease)
                     .await?;
                 if noted != Some(epoch_column(ends)) {
@@ -131,6 +171,7 @@ impl RetirementStore for PgRights {
                     return Ok(None);
                 }
                 let report = self.merge_in(&mut lease, rows).await?;
+                keep(&mut lease, retirement).await?;
                 execute(&mut lease, "COMMIT").await?;
                 Ok(Some(report))
             });

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::app::Region;
 use crate::app::rights::Rights;
 use crate::escrow::Voter;
-use crate::ports::{Reader, RejoinStore, RequestHandler, RetirementStore, StoreError};
+use crate::ports::{Ending, Reader, RejoinStore, RequestHandler, RetirementStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{
     Answer, Ask, DOCUMENTS_MAX, HISTORIES_BYTES, HISTORIES_MAX, History, ITEMS_MAX, MARKS_MAX,
@@ -53,7 +53,7 @@ impl RejoinHandler {
         Ok(match ask {
             Ask::Begin(epoch) => {
                 let before = store.note_incarnation(from, epoch).await?;
-                self.rights.note_incarnation(from, epoch.max(before)).await;
+                self.rights.note_incarnation(from, epoch.max(before));
                 tracing::warn!(peer.region = %from, %epoch, %before, "{from} begins incarnation {epoch}");
                 Answer::Noted { latest: epoch.max(before), now: before < epoch }
             }
@@ -80,8 +80,15 @@ impl RejoinHandler {
                     let why = format!("{region} is heard here: it is not gone");
                     return Err(StoreError::Broken(why));
                 }
-                let (latest, now) = self.retirements.note_retirement(&retirement).await?;
-                self.rights.note_incarnation(region, latest).await;
+                let (latest, now) = match self.retirements.note_retirement(&retirement).await? {
+                    Ending::Noted => (retirement.ends, true),
+                    Ending::BegunAnew(latest) => (latest, false),
+                    Ending::TakenBack => {
+                        let why = format!("that {region} is gone was taken back here");
+                        return Err(StoreError::Broken(why));
+                    }
+                };
+                self.rights.note_incarnation(region, latest);
                 let (asked_by, confirmed_by) = (&retirement.asked_by, &retirement.confirmed_by);
                 if now {
                     tracing::warn!(%region, asked_by, ?confirmed_by, "{from} retires {region}: it is gone for good");

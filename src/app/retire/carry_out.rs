@@ -12,9 +12,9 @@ use crate::escrow::{
     KeyedRow, KeyedSlot, Ledger, ROWS_PER_MESSAGE_MAX, Row, Unsold, executed_by, executor_of,
     retirement_key,
 };
-use crate::ports::Needs;
+use crate::ports::{Ending, Needs};
 use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX, MARKS_MAX};
-use crate::replication::retirement::Retirement;
+use crate::replication::retirement::{Retirement, RetirementOutcome};
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
 
 /// A link that was just mended is known to be within some heartbeats, and a lease is renewed every 2 s.
@@ -23,7 +23,11 @@ const HEARD_WITHIN: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Retire {
-    pub(super) async fn carry_out(&self, retirement: &mut Retirement) -> Result<(), RetireError> {
+    /// `retirement` is what was kept last, also when this is interrupted by an error after it was noted.
+    pub(super) async fn carry_out(
+        &self,
+        retirement: &mut Retirement,
+    ) -> Result<RetirementOutcome, RetireError> {
         let (region, ends) = (retirement.region, retirement.ends);
         let others = self.others(region).await?;
         let all_there = async {
@@ -39,10 +43,13 @@ impl Retire {
         let proposer = self.adoption.complete(region, &others).await?;
         retirement.fence = proposer.ballot();
         let owners = self.become_executor(&proposer, region, ends).await?;
-        let (latest, is_ours) = self.records.note_retirement(retirement).await?;
-        self.rights.note_incarnation(region, latest).await;
-        if !is_ours {
-            return Err(RetireError::BegunAnew(latest));
+        match self.records.note_retirement(retirement).await? {
+            Ending::Noted => self.rights.note_incarnation(region, ends),
+            Ending::BegunAnew(latest) => {
+                self.rights.note_incarnation(region, latest);
+                return Err(RetireError::BegunAnew(latest));
+            }
+            Ending::TakenBack => return Err(RetireError::Overtaken(region)),
         }
         retirement.noted = true;
         for peer in &others {
@@ -50,16 +57,11 @@ impl Retire {
         }
         // From now on nobody hears of anything more. What they have heard until then is asked for once more.
         self.adoption.complete(region, &others).await?;
-        let mut outcome = retirement.outcome.take().unwrap_or_default();
-        let (freed, uncovered) = self.free(retirement, &owners, &others).await?;
-        outcome.units_freed += freed;
-        outcome.units_uncovered = uncovered;
-        outcome.lost = self.lost_orders(region).await;
-        outcome.done_at_ms = self.region.clock.wall_ms();
-        let lost = outcome.lost.count;
-        tracing::warn!(%region, %ends, freed, lost, "{region} is retired: {freed} units are free, {lost} payments are for orders that nobody knows");
-        retirement.outcome = Some(outcome);
-        Ok(())
+        let units_uncovered = self.free(retirement, &owners, &others).await?;
+        let lost = self.lost_orders(region).await;
+        let (freed, payments) = (retirement.units_freed, lost.count);
+        tracing::warn!(%region, %ends, freed, payments, "{region} is retired: {freed} units are free, {payments} payments are for orders that nobody knows");
+        Ok(RetirementOutcome { done_at_ms: self.region.clock.wall_ms(), units_uncovered, lost })
     }
 
     /// Why it can't be carried out at this moment.
@@ -129,20 +131,20 @@ impl Retire {
         if now { Ok(()) } else { Err(RetireError::BegunAnew(latest)) }
     }
 
-    /// Puts the last rows of the region together, and takes what is left in them. Answers how many units that are, and how
-    /// many orders hold that nobody has.
+    /// Puts the last rows of the region together, and takes what is left in them. Answers how many units orders hold that
+    /// nobody has.
     async fn free(
         &self,
-        retirement: &Retirement,
+        retirement: &mut Retirement,
         owners: &BTreeSet<Actor>,
         others: &[RegionId],
-    ) -> Result<(u64, u64), RetireError> {
-        let (region, ends) = (retirement.region, retirement.ends);
+    ) -> Result<u64, RetireError> {
+        let region = retirement.region;
         let (copies, own) = self.copies(region, others).await?;
         let mut held = self.held(owners).await?;
         let keys = copies.keys().map(|(key, _)| key.clone()).collect();
         let mut withheld = self.unexplained(keys, region, others).await?;
-        let (mut rows, mut freed, mut uncovered) = (Vec::new(), 0, 0);
+        let (mut rows, mut uncovered) = (Vec::new(), 0);
         for ((key, owner), copies) in copies.into_iter().filter(|((_, it), _)| owners.contains(it))
         {
             let left = withheld.entry(key.clone()).or_default();
@@ -154,16 +156,19 @@ impl Retire {
             // What was put together before stands.
             let is_done = own.contains(&(key.clone(), owner)) && retired.freed == 0;
             if !is_done {
-                freed += retired.freed;
-                rows.push(KeyedRow { key, owner, row: retired.row });
+                rows.push((KeyedRow { key, owner, row: retired.row }, retired.freed));
             }
         }
         uncovered += held.into_values().sum::<u64>();
         for page in rows.chunks(ROWS_PER_MESSAGE_MAX) {
+            let (page, freed): (Vec<KeyedRow>, Vec<u64>) = page.iter().cloned().unzip();
+            let mut next = retirement.clone();
+            next.units_freed += freed.into_iter().sum::<u64>();
             // Whoever begins anew asks for these rows once it has taken a later number: from then on none is written.
-            let Some(report) = self.records.bury(region, ends, page).await? else {
+            let Some(report) = self.records.bury(&next, &page).await? else {
                 return Err(RetireError::BegunAnew(self.latest(region).await?));
             };
+            *retirement = next;
             self.rights.take_note(&report);
             let refused = report.refused.len();
             self.rights.tell_rows(report.changed).await?;
@@ -171,7 +176,7 @@ impl Retire {
                 return Err(RetireError::Refused(refused));
             }
         }
-        Ok((freed, uncovered))
+        Ok(uncovered)
     }
 
     /// What everybody knows of the region's rows, and which of them are put together here already.

@@ -55,6 +55,9 @@ pub enum RetireError {
     /// One at a time.
     #[error("another region is being retired at this moment")]
     UnderWay,
+    /// Two requests at once, or two servers.
+    #[error("somebody else has said something about {0} at the same moment; nothing was changed by this request: repeat it")]
+    Overtaken(RegionId),
     /// Another incarnation has begun to.
     #[error(
         "{0} has begun to retire it, and only that one can go on: fence the region again by that one (`--by`), and repeat it there"
@@ -172,10 +175,19 @@ impl Retire {
     pub async fn withdraw(&self, region: RegionId, who: &str) -> Result<Retirement, RetireError> {
         let _alone = self.alone.lock().await;
         let asked = self.current(region).await?.filter(|asked| asked.is_open() && !asked.noted);
-        let mut asked = asked.ok_or(RetireError::NothingToWithdraw(region))?;
-        asked.withdrawn_by = Some(who.to_owned());
-        self.records.keep_retirement(&asked).await?;
-        Ok(asked)
+        let asked = asked.ok_or(RetireError::NothingToWithdraw(region))?;
+        let withdrawn = Retirement { withdrawn_by: Some(who.to_owned()), ..asked.clone() };
+        self.keep(Some(&asked), withdrawn).await
+    }
+
+    /// Keeps what follows from what was read, unless another process or request was first.
+    async fn keep(
+        &self,
+        read: Option<&Retirement>,
+        next: Retirement,
+    ) -> Result<Retirement, RetireError> {
+        let is_kept = self.records.keep_retirement(read, &next).await?;
+        if is_kept { Ok(next) } else { Err(RetireError::Overtaken(next.region)) }
     }
 
     /// The first person asks; with the word of a second one it is carried out; after that anybody may have it gone on with.
@@ -202,6 +214,7 @@ impl Retire {
     }
 
     async fn ask(&self, region: RegionId, who: &str) -> Result<Retirement, RetireError> {
+        let last = self.records.retirement(region).await?;
         let asked = Retirement {
             region,
             ends: Epoch(self.latest(region).await?.0.saturating_add(1)),
@@ -211,11 +224,11 @@ impl Retire {
             confirmed_by: None,
             confirmed_at_ms: None,
             noted: false,
+            units_freed: 0,
             withdrawn_by: None,
             outcome: None,
         };
-        self.records.keep_retirement(&asked).await?;
-        Ok(asked)
+        self.keep(last.as_ref(), asked).await
     }
 
     async fn confirm(&self, asked: Retirement, who: &str) -> Result<Retirement, RetireError> {
@@ -226,23 +239,38 @@ impl Retire {
         let confirmed = Retirement {
             confirmed_by: Some(who.to_owned()),
             confirmed_at_ms: Some(self.region.clock.wall_ms()),
-            ..asked
+            ..asked.clone()
         };
-        self.records.keep_retirement(&confirmed).await?;
-        Ok(confirmed)
+        self.keep(Some(&asked), confirmed).await
     }
 
     async fn go_on_with(&self, mut retirement: Retirement) -> Result<Retirement, RetireError> {
         let region = retirement.region;
-        if let Err(error) = self.carry_out(&mut retirement).await {
-            if let RetireError::BegunAnew(_) = error {
-                // What two people said is not so, or not any more.
-                retirement.withdrawn_by = Some(region.to_string());
-                self.records.keep_retirement(&retirement).await?;
+        let outcome = match self.carry_out(&mut retirement).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if let RetireError::BegunAnew(_) = error {
+                    // What two people said is not so, or not any more.
+                    let read = self.records.retirement(region).await?;
+                    let withdrawn_by = Some(region.to_string());
+                    let is_it = read.as_ref().filter(|read| read.is_attempt_of(&retirement));
+                    if let Some(read) = is_it {
+                        let withdrawn = Retirement { withdrawn_by, ..read.clone() };
+                        self.keep(Some(read), withdrawn).await?;
+                    }
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        self.records.keep_retirement(&retirement).await?;
+        };
+        let done = Retirement { outcome: Some(outcome), ..retirement.clone() };
+        let retirement = match self.keep(Some(&retirement), done).await {
+            // Another process of this region has done the same at the same time.
+            Err(RetireError::Overtaken(_)) => {
+                let current = self.current(region).await?.filter(Retirement::is_done);
+                current.ok_or(RetireError::Overtaken(region))?
+            }
+            kept => kept?,
+        };
         for peer in self.others(region).await? {
             // Who does not hear of the end has heard of the rest.
             drop(self.tell(peer, &retirement).await);

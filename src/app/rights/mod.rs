@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::escrow::{Digest, KeyedRow, MergeError, Row, Voter, Voters};
+use crate::escrow::{Digest, KeyedRow, MergeError, Voter, Voters, of_living};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{
     Bus, Clock, Credit, Ids, MergeReport, Reachability, RegisterStore, RequestKind, RightsStore,
@@ -94,9 +94,9 @@ pub struct Rights {
     pub fenced: Mutex<BTreeSet<Actor>>,
     /// How far each acceptor is known to have voted.
     pub voters: Mutex<Voters>,
-    /// The latest incarnation of each region that began anew. Of an earlier one only its last row is taken;
-    /// who notes a new one waits for what is being stored.
-    pub latest: tokio::sync::RwLock<BTreeMap<RegionId, Epoch>>,
+    /// The latest incarnation of each region that began anew. Of an earlier one only its last row is taken: what comes
+    /// otherwise is no news and no proof of anything. The database sees to it when it stores rows, whatever is known here.
+    pub latest: Mutex<BTreeMap<RegionId, Epoch>>,
     /// Those that this process has fenced, and goes on taking over from.
     pub fences: Mutex<BTreeMap<Actor, Proposer>>,
     /// The sums of all rows and when the scan for them began and ended, shared by this region's comparisons and those of
@@ -131,25 +131,11 @@ impl Rights {
         rows: &[KeyedRow],
         credits: &[Credit],
     ) -> Result<MergeReport, StoreError> {
-        let latest = self.latest.read().await;
-        let is_over = |row: &KeyedRow| {
-            let noted = latest.get(&row.owner.region);
-            noted.is_some_and(|noted| row.owner.epoch < *noted) && !row.row.is_buried()
+        let rows = {
+            let latest = self.latest.lock().expect("no panic while held");
+            of_living(rows, &latest)
         };
-        let report = if rows.iter().any(is_over) {
-            let chosen_only = |row: &KeyedRow| KeyedRow {
-                row: Row { chosen: row.row.chosen.clone(), ..Row::new(row.owner) },
-                ..row.clone()
-            };
-            let rows: Vec<KeyedRow> = rows
-                .iter()
-                .map(|row| if is_over(row) { chosen_only(row) } else { row.clone() })
-                .collect();
-            self.store.merge(&rows, credits).await?
-        } else {
-            self.store.merge(rows, credits).await?
-        };
-        drop(latest);
+        let report = self.store.merge(&rows, credits).await?;
         self.take_note(&report);
         Ok(report)
     }
@@ -164,10 +150,11 @@ impl Rights {
     }
 
     /// Another region's incarnation begins.
-    pub async fn note_incarnation(&self, region: RegionId, epoch: Epoch) {
-        let mut latest = self.latest.write().await;
+    pub fn note_incarnation(&self, region: RegionId, epoch: Epoch) {
+        let mut latest = self.latest.lock().expect("no panic while held");
         let known = latest.entry(region).or_insert(epoch);
         *known = epoch.max(*known);
+        drop(latest);
         self.heard_vote(region, Voter { epoch, votes: 0 });
     }
 
@@ -227,7 +214,7 @@ impl Rights {
         for peer in self.bus.peers() {
             let latest = self.registers.latest(peer).await?;
             if latest > Epoch::FIRST {
-                self.note_incarnation(peer, latest).await;
+                self.note_incarnation(peer, latest);
             }
         }
         for owner in promised.symmetric_difference(&noted).filter(|owner| **owner != self.own) {

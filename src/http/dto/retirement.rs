@@ -102,7 +102,7 @@ impl RetirementOut {
             Retirement { .. } => "asked",
         };
         let Retirement { region, asked_by, asked_at_ms, confirmed_by, .. } = retirement;
-        let Retirement { confirmed_at_ms, outcome, .. } = retirement;
+        let Retirement { confirmed_at_ms, units_freed, outcome, .. } = retirement;
         Self {
             region,
             status,
@@ -111,7 +111,7 @@ impl RetirementOut {
             confirmed_by,
             confirmed_at: confirmed_at_ms.map(rfc3339),
             done_at: outcome.as_ref().map(|outcome| rfc3339(outcome.done_at_ms)),
-            units_freed: outcome.as_ref().map(|outcome| outcome.units_freed),
+            units_freed: outcome.as_ref().map(|_| units_freed),
             units_uncovered: outcome.as_ref().map(|outcome| outcome.units_uncovered),
             lost_orders: outcome.map(|outcome| outcome.lost.into()),
         }

@@ -124,6 +124,7 @@ fn refused(error: &RetireError) -> Problem {
         | RetireError::Heard(_)
         | RetireError::NothingToWithdraw(_)
         | RetireError::UnderWay
+        | RetireError::Overtaken(_)
         | RetireError::Taken(_)
         | RetireError::BegunAnew(_) => Problem::new(Code::NotRetirable, detail),
         RetireError::SecondPersonNeeded { .. } => Problem::new(Code::SecondPersonNeeded, detail),

@@ -3,53 +3,86 @@
 use async_trait::async_trait;
 
 use crate::escrow::KeyedRow;
-use crate::ports::{MergeReport, RejoinStore as _, RetirementStore, RightsStore as _, StoreError};
+use crate::ports::{
+    Ending, MergeReport, RejoinStore as _, RetirementStore, RightsStore as _, StoreError,
+};
 use crate::replication::retirement::Retirement;
-use crate::types::{Epoch, OrderId, RegionId};
+use crate::types::{OrderId, RegionId};
 
-use super::{MemoryRights, stands};
+use super::{MemoryRights, Tables, stands};
+
+impl Tables {
+    fn last_retirement(&self, region: RegionId) -> Option<&Retirement> {
+        let mut all = self.retirements.iter();
+        all.rfind(|((of, ..), _)| *of == region).map(|(_, retirement)| retirement)
+    }
+
+    fn keep_retirement(&mut self, retirement: &Retirement) {
+        let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
+        let is_done = self.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
+        if !is_done || retirement.outcome.is_some() {
+            self.retirements.insert(name, retirement.clone());
+        }
+    }
+}
 
 #[async_trait]
 impl RetirementStore for MemoryRights {
     async fn retirement(&self, region: RegionId) -> Result<Option<Retirement>, StoreError> {
+        Ok(self.database.tables().last_retirement(region).cloned())
+    }
+
+    async fn ended(&self) -> Result<Vec<Retirement>, StoreError> {
         let tables = self.database.tables();
-        let of_region = tables.retirements.iter().rfind(|((of, ..), _)| *of == region);
-        Ok(of_region.map(|(_, retirement)| retirement.clone()))
+        let last = |(region, latest)| {
+            let mut all = tables.retirements.iter();
+            all.rfind(|((of, ends, _), _)| (of, ends) == (region, latest))
+        };
+        let last = tables.incarnations.iter().filter_map(last);
+        Ok(last.map(|(_, it)| it).filter(|it| it.has_ended()).cloned().collect())
     }
 
-    async fn keep_retirement(&self, retirement: &Retirement) -> Result<(), StoreError> {
+    async fn keep_retirement(
+        &self,
+        read: Option<&Retirement>,
+        next: &Retirement,
+    ) -> Result<bool, StoreError> {
         let mut tables = self.database.tables();
-        let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
-        let is_done = tables.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
-        if !is_done || retirement.outcome.is_some() {
-            tables.retirements.insert(name, retirement.clone());
+        let is_same = tables.last_retirement(next.region) == read;
+        if is_same {
+            tables.keep_retirement(next);
         }
-        Ok(())
+        Ok(is_same)
     }
 
-    async fn note_retirement(&self, retirement: &Retirement) -> Result<(Epoch, bool), StoreError> {
+    async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError> {
         let (region, ends) = (retirement.region, retirement.ends);
         let name = (region, ends, retirement.asked_at_ms);
         let known = self.database.tables().retirements.get(&name).cloned();
+        if known.as_ref().is_some_and(|known| known.withdrawn_by.is_some()) {
+            return Ok(Ending::TakenBack);
+        }
         let before = self.note_incarnation(region, ends).await?;
         let is_known = known.is_some_and(|known| known.noted) && before == ends;
-        let is_ours = before < ends || is_known;
-        if is_ours {
-            self.keep_retirement(&Retirement { noted: true, ..retirement.clone() }).await?;
+        if before >= ends && !is_known {
+            return Ok(Ending::BegunAnew(before));
         }
-        Ok((before.max(ends), is_ours))
+        let noted = Retirement { noted: true, ..retirement.clone() };
+        self.database.tables().keep_retirement(&noted);
+        Ok(Ending::Noted)
     }
 
     async fn bury(
         &self,
-        region: RegionId,
-        ends: Epoch,
+        retirement: &Retirement,
         rows: &[KeyedRow],
     ) -> Result<Option<MergeReport>, StoreError> {
-        if self.database.tables().incarnations.get(&region) != Some(&ends) {
+        if self.database.tables().incarnations.get(&retirement.region) != Some(&retirement.ends) {
             return Ok(None);
         }
-        self.merge(rows, &[]).await.map(Some)
+        let report = self.merge(rows, &[]).await?;
+        self.database.tables().keep_retirement(retirement);
+        Ok(Some(report))
     }
 
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::inventory::StockDeltas;
 use crate::escrow::{
     Digest, GiverDemand, KeyedRow, Ledger, MergeError, NamedGrant, Row, SkuRows, TransferRequest,
-    bucket_of, decide_grant, spread,
+    bucket_of, decide_grant, of_living, spread,
 };
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::Spendable;
@@ -279,7 +279,8 @@ impl RightsStore for MemoryRights {
         credits: &[Credit],
     ) -> Result<MergeReport, StoreError> {
         let mut tables = self.database.tables();
-        let report = tables.rights.merge(self.own, rows);
+        let rows = of_living(rows, &tables.incarnations);
+        let report = tables.rights.merge(self.own, &rows);
         for credit in credits {
             let Credit { transfer, key, from, units } = credit.clone();
             tables.rights.record(transfer, Movement { key, from, to: self.own.region, units });
@@ -297,7 +298,7 @@ impl RightsStore for MemoryRights {
         let learned = {
             // What was forgotten may be sold already: nothing is given, and nothing learned.
             let mut trial = tables.rights.clone();
-            let learned = trial.merge(self.own, &told);
+            let learned = trial.merge(self.own, &of_living(&told, &tables.incarnations));
             let forgot = |error: &MergeError| matches!(error, MergeError::Amnesia { .. });
             if learned.refused.iter().any(|(_, error)| forgot(error)) {
                 return Ok(Given { learned, ..Given::default() });

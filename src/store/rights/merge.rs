@@ -33,15 +33,31 @@ FROM (SELECT * FROM unnest($3::text[], $4::text[]) AS u(sku, node) ORDER BY sku,
 ) AS r";
 
 /// The newer cells win, and the newer chosen value. Never an own row: `$1` and `$2` are this region and its
-/// incarnation.
-pub(super) const UPSERT_COPIES: &str = "
+/// incarnation. Of an incarnation that is over only the last row brings cells (`$20`), whatever this process has heard of
+/// that: whoever notes an end waits for the lock on the table that this takes, and then it is seen here.
+pub(in crate::store) const UPSERT_COPIES: &str = "
+WITH ended AS (
+    SELECT i.region, i.epoch FROM incarnations i
+    WHERE EXISTS (SELECT FROM unnest($5::text[], $6::integer[], $20::boolean[]) AS t(owner, epoch, is_last)
+                  WHERE t.owner = i.region AND t.epoch < i.epoch AND NOT t.is_last)
+    FOR SHARE
+), told AS (
+    SELECT u.*, ended.region IS NOT NULL AS is_over
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::text[],
+                $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::integer[], $15::text[], $16::bigint[],
+                $17::bigint[], $18::text[], $19::bigint[], $20::boolean[])
+         AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, is_last)
+    LEFT JOIN ended ON ended.region = u.c AND u.d < ended.epoch AND NOT u.is_last
+)
 INSERT INTO rights AS r (sku, node, owner, epoch, version, received, granted, granted_total, spent, released, withdrawn,
                          ballot_round, ballot_region, sequence, ceiling, credits, credited_total)
-SELECT a, b, c, d, e, f, g::jsonb, h, i, j, k, l, m, n, o, p::jsonb, q
-FROM unnest($3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::text[],
-            $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::integer[], $15::text[], $16::bigint[],
-            $17::bigint[], $18::text[], $19::bigint[]) AS u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q)
-WHERE (c, d) <> ($1, $2)
+SELECT a, b, c, d,
+       CASE WHEN is_over THEN 0 ELSE e END, CASE WHEN is_over THEN 0 ELSE f END,
+       CASE WHEN is_over THEN '{}' ELSE g::jsonb END, CASE WHEN is_over THEN 0 ELSE h END,
+       CASE WHEN is_over THEN 0 ELSE i END, CASE WHEN is_over THEN 0 ELSE j END, CASE WHEN is_over THEN 0 ELSE k END,
+       l, m, n, o, p::jsonb, q
+FROM told
+WHERE (c, d) <> ($1, $2) AND NOT (is_over AND n = 0)
 ON CONFLICT (sku, node, owner, epoch) DO UPDATE
 SET (version, received, granted, granted_total, spent, released, withdrawn) = (
         SELECT newer.* FROM (SELECT excluded.version, excluded.received, excluded.granted, excluded.granted_total,
@@ -304,6 +320,7 @@ pub(in crate::store) async fn upsert_copies(
         .bind(chosen.ceilings)
         .bind(chosen.credits)
         .bind(chosen.credited)
+        .bind(rows.iter().map(|row| row.row.is_buried()).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())

@@ -141,10 +141,12 @@ macro_rules! contract {
 
 contract! {
     retirements:
-        the_last_attempt_is_told_and_what_is_done_stays,
+        what_people_say_follows_on_what_they_have_read,
+        what_is_done_stays_done_until_the_region_begins_anew,
         a_number_is_a_retirements_or_an_incarnations,
         orders_are_found_by_what_they_count_on,
-        the_last_row_of_an_owner_gives_what_it_had_left;
+        the_last_row_of_an_owner_gives_what_it_had_left,
+        of_an_owner_that_is_over_only_the_last_row_is_taken;
     orders:
         a_commit_is_written_as_a_whole_or_not_at_all,
         an_old_version_refuses_the_commit,

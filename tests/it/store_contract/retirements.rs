@@ -1,9 +1,12 @@
 //! Regions that two people have declared gone for good.
 
 use entrepot::domain::inventory::StockDelta;
-use entrepot::escrow::{Ballot, KeyedRow, Retired, Row, Unsold};
+use entrepot::escrow::{
+    Ballot, GiverDemand, KeyedRow, Retired, Row, Slot, TransferRequest, Unsold, Value,
+};
+use entrepot::ports::Ending;
 use entrepot::replication::retirement::{Retirement, RetirementOutcome};
-use entrepot::types::{Actor, Epoch, RegionId};
+use entrepot::types::{Actor, Epoch, RegionId, StockKey, TransferId};
 
 use super::stock::{change, key};
 use super::{Kind, Subject, two};
@@ -19,32 +22,62 @@ fn asked(region: RegionId, ends: u32, at_ms: u64) -> Retirement {
         confirmed_by: None,
         confirmed_at_ms: None,
         noted: false,
+        units_freed: 0,
         withdrawn_by: None,
         outcome: None,
     }
 }
 
-pub(super) async fn the_last_attempt_is_told_and_what_is_done_stays(kind: Kind) {
+/// Two requests that have read the same say different things: the first counts, and the other one knows.
+pub(super) async fn what_people_say_follows_on_what_they_have_read(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let b = "b".parse().unwrap();
+    let keep = async |read: Option<&Retirement>, next: &Retirement| {
+        a.retirements.keep_retirement(read, next).await.unwrap()
+    };
+    let first = asked(b, 2, 10);
+    assert!(keep(None, &first).await);
+    assert!(!keep(None, &asked(b, 2, 11)).await, "two that ask first");
+    let confirmed = Retirement { confirmed_by: Some("bob".to_owned()), ..first.clone() };
+    let withdrawn = Retirement { withdrawn_by: Some("carol".to_owned()), ..first.clone() };
+    assert!(keep(Some(&first), &withdrawn).await);
+    assert!(!keep(Some(&first), &confirmed).await, "it was taken back");
+    assert_eq!(a.retirements.note_retirement(&confirmed).await.unwrap(), Ending::TakenBack);
+    assert_eq!(a.rejoin.incarnations().await.unwrap(), [].into(), "nothing has ended");
+    let second = asked(b, 2, 20);
+    assert!(keep(Some(&withdrawn), &second).await);
+    assert!(keep(None, &asked("c".parse().unwrap(), 9, 99)).await, "another region");
+    assert_eq!(a.retirements.retirement(b).await.unwrap(), Some(second.clone()));
+    let confirmed = Retirement { confirmed_by: Some("bob".to_owned()), ..second.clone() };
+    assert!(keep(Some(&second), &confirmed).await);
+    assert_eq!(a.retirements.note_retirement(&confirmed).await.unwrap(), Ending::Noted);
+    let withdrawn = Retirement { withdrawn_by: Some("carol".to_owned()), ..confirmed.clone() };
+    assert!(!keep(Some(&confirmed), &withdrawn).await, "it has ended");
+    let later = asked(b, 4, 5);
+    let noted = Retirement { noted: true, ..confirmed };
+    assert!(keep(Some(&noted), &later).await);
+    assert_eq!(a.retirements.retirement(b).await.unwrap(), Some(later));
+}
+
+pub(super) async fn what_is_done_stays_done_until_the_region_begins_anew(kind: Kind) {
     let a = Subject::empty(kind, "a", 1).await;
     let (b, c) = ("b".parse().unwrap(), "c".parse().unwrap());
-    let last = async || a.retirements.retirement(b).await.unwrap();
-    assert_eq!(last().await, None);
-    let first = asked(b, 2, 10);
-    let withdrawn = Retirement { withdrawn_by: Some("bob".to_owned()), ..first.clone() };
-    let second = asked(b, 2, 20);
-    let confirmed = Retirement { confirmed_by: Some("bob".to_owned()), ..second.clone() };
-    let outcome = Some(RetirementOutcome { units_freed: 3, ..RetirementOutcome::default() });
-    let done = Retirement { outcome, ..confirmed.clone() };
-    for told in
-        [&first, &asked(c, 9, 99), &withdrawn, &second, &confirmed, &done, &confirmed, &first]
-    {
-        a.retirements.keep_retirement(told).await.unwrap();
+    let note = async |told: &Retirement| a.retirements.note_retirement(told).await.unwrap();
+    let ended = async || a.retirements.ended().await.unwrap();
+    assert!(a.retirements.keep_retirement(None, &asked(c, 2, 1)).await.unwrap());
+    assert_eq!(ended().await, [], "people have only asked");
+    let told = Retirement { confirmed_by: Some("bob".to_owned()), ..asked(b, 2, 10) };
+    assert_eq!(note(&told).await, Ending::Noted);
+    let noted = Retirement { noted: true, ..told.clone() };
+    assert_eq!(ended().await, std::slice::from_ref(&noted));
+    let outcome = Some(RetirementOutcome { units_uncovered: 3, ..RetirementOutcome::default() });
+    let done = Retirement { outcome, units_freed: 5, ..noted };
+    for told in [&done, &told] {
+        assert_eq!(note(told).await, Ending::Noted);
+        assert_eq!(ended().await, std::slice::from_ref(&done), "whoever tells an older state late");
     }
-    assert_eq!(last().await, Some(done));
-    let later = asked(b, 4, 5);
-    a.retirements.keep_retirement(&later).await.unwrap();
-    assert_eq!(last().await, Some(later));
-    assert_eq!(a.retirements.retirement(c).await.unwrap(), Some(asked(c, 9, 99)));
+    a.rejoin.note_incarnation(b, Epoch(3)).await.unwrap();
+    assert_eq!(ended().await, []);
 }
 
 /// The number of a retirement and of an incarnation that begins are one: who is second gives way.
@@ -53,15 +86,15 @@ pub(super) async fn a_number_is_a_retirements_or_an_incarnations(kind: Kind) {
     let b = "b".parse().unwrap();
     let note =
         async |ends, at_ms| a.retirements.note_retirement(&asked(b, ends, at_ms)).await.unwrap();
-    a.retirements.keep_retirement(&asked(b, 2, 10)).await.unwrap();
-    assert_eq!(note(2, 10).await, (Epoch(2), true));
+    assert!(a.retirements.keep_retirement(None, &asked(b, 2, 10)).await.unwrap());
+    assert_eq!(note(2, 10).await, Ending::Noted);
     assert!(a.retirements.retirement(b).await.unwrap().unwrap().noted);
-    assert_eq!(note(2, 10).await, (Epoch(2), true), "heard twice");
-    assert_eq!(note(2, 11).await, (Epoch(2), false), "another attempt");
+    assert_eq!(note(2, 10).await, Ending::Noted, "heard twice");
+    assert_eq!(note(2, 11).await, Ending::BegunAnew(Epoch(2)), "another attempt");
     assert_eq!(a.rejoin.note_incarnation(b, Epoch(3)).await.unwrap(), Epoch(2));
-    assert_eq!(note(2, 10).await, (Epoch(3), false));
-    assert_eq!(note(3, 12).await, (Epoch(3), false), "it is the incarnation's");
-    assert_eq!(note(4, 13).await, (Epoch(4), true));
+    assert_eq!(note(2, 10).await, Ending::BegunAnew(Epoch(3)));
+    assert_eq!(note(3, 12).await, Ending::BegunAnew(Epoch(3)), "it is the incarnation's");
+    assert_eq!(note(4, 13).await, Ending::Noted);
 }
 
 pub(super) async fn orders_are_found_by_what_they_count_on(kind: Kind) {
@@ -90,15 +123,65 @@ pub(super) async fn the_last_row_of_an_owner_gives_what_it_had_left(kind: Kind) 
         Row::retired(owner, [theirs.row], Unsold { held: 2, withheld: 0 }, heir);
     assert_eq!(freed, 7);
     let last = [KeyedRow { key: x.clone(), owner, row: row.clone() }];
-    let bury = async || a.retirements.bury(b.region, Epoch(2), &last).await.unwrap();
+    let freed = Retirement { noted: true, units_freed: 7, ..asked(b.region, 2, 10) };
+    let bury = async || a.retirements.bury(&freed, &last).await.unwrap();
     assert_eq!(bury().await, None, "nobody has noted that it is over");
+    assert_eq!(a.retirements.retirement(b.region).await.unwrap(), None);
     a.rejoin.note_incarnation(b.region, Epoch(2)).await.unwrap();
     let report = bury().await.unwrap();
     assert_eq!((report.credited.get(&x), report.refused), (Some(&7), Vec::new()));
+    assert_eq!(
+        a.retirements.ended().await.unwrap(),
+        std::slice::from_ref(&freed),
+        "told with the rows"
+    );
     assert_eq!(bury().await.unwrap().credited, [].into(), "once");
     a.rejoin.note_incarnation(b.region, Epoch(3)).await.unwrap();
     assert_eq!(bury().await, None, "another incarnation has begun");
     a.open(&x).await;
     change(&a, &x, StockDelta { spent: 7, ..StockDelta::default() }).await.unwrap();
     assert!(change(&a, &x, StockDelta { spent: 1, ..StockDelta::default() }).await.is_err());
+}
+
+/// Also when the process that stores it has not heard that it is over.
+pub(super) async fn of_an_owner_that_is_over_only_the_last_row_is_taken(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let owner = "b.1".parse::<Actor>().unwrap();
+    let (x, y) = (key("x", "n"), key("y", "n"));
+    let row = |version, received, sequence| {
+        let value = Value { ceiling: received, ..Value::default() };
+        let chosen = Slot { sequence, value, ..Slot::birth(owner.region) };
+        Row { version, received, chosen, ..Row::new(owner) }
+    };
+    let merge = async |key: &StockKey, row: Row| {
+        let row = KeyedRow { key: key.clone(), owner, row };
+        a.rights.merge(&[row], &[]).await.unwrap()
+    };
+    let known = async |key: &StockKey| {
+        let rows = a.rights.rows(&[key.clone()].into()).await.unwrap();
+        rows.into_iter().find(|row| row.owner == owner).map(|known| known.row)
+    };
+    merge(&x, row(1, 4, 1)).await;
+    a.rejoin.note_incarnation(owner.region, Epoch(2)).await.unwrap();
+    merge(&x, row(2, 9, 1)).await;
+    assert_eq!(known(&x).await, Some(row(1, 4, 1)), "it comes too late");
+    merge(&x, row(3, 9, 2)).await;
+    let chosen = row(3, 9, 2).chosen;
+    assert_eq!(known(&x).await, Some(Row { chosen, ..row(1, 4, 1) }), "what was chosen stands");
+    merge(&y, row(1, 4, 0)).await;
+    assert_eq!(known(&y).await, None, "nothing is known of it");
+    let request = TransferRequest {
+        request: TransferId(uuid::Uuid::from_u128(1)),
+        asker: "c.1".parse().unwrap(),
+        sku: x.sku.clone(),
+        node: None,
+        need: 1,
+        want: 1,
+        rows: [(x.node.clone(), [(owner, row(4, 9, 2))].into())].into(),
+    };
+    a.rights.give(&request, GiverDemand::default()).await.unwrap();
+    assert_eq!(known(&x).await.map(|row| row.version), Some(1), "nor what an asker tells");
+    let last = Row::buried(owner, [row(3, 9, 2)]);
+    merge(&x, last.clone()).await;
+    assert_eq!(known(&x).await, Some(last));
 }

@@ -91,7 +91,7 @@ fn process(
         raises: Raises::new(actor(id), AUTONOMY, is_first),
         fenced: Mutex::default(),
         voters: Mutex::default(),
-        latest: tokio::sync::RwLock::default(),
+        latest: Mutex::default(),
         fences: Mutex::default(),
         on_fenced: Box::new(|_| {}),
         sums: tokio::sync::Mutex::default(),
