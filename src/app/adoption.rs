@@ -26,7 +26,9 @@ use crate::escrow::{
 };
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::NO_STEWARD;
-use crate::ports::{Bus, CommitError, Needs, Reader, RejoinStore, Stamp, Store, StoreError};
+use crate::ports::{
+    Bus, CommitError, Needs, Reader, RejoinStore, RetirementStore, Stamp, Store, StoreError,
+};
 use crate::saga::SagaRecord;
 use crate::types::{OrderId, RegionId, SagaId};
 
@@ -97,6 +99,8 @@ pub struct Adoption {
     pub store: Arc<dyn Store>,
     /// The same, for what others know.
     pub known: Arc<dyn RejoinStore>,
+    /// The same, where it is kept who is gone for good.
+    pub retirements: Arc<dyn RetirementStore>,
     /// The same, to read.
     pub reader: Arc<dyn Reader>,
     /// The way to the others.
@@ -190,6 +194,13 @@ impl Adoption {
 
     async fn go_on_with(&self, region: RegionId, lost: &mut Lost) -> Result<(), AdoptError> {
         let now_ms = self.region.clock.monotonic_ms();
+        if now_ms < lost.next_ms {
+            return Ok(());
+        }
+        if self.is_done_with(region).await? {
+            lost.next_ms = now_ms + LOOK_AGAIN_MS;
+            return Ok(());
+        }
         let Some(promised_ms) = lost.promised_ms else {
             lost.proposer.confirm(&self.rights, Purpose::Fence).await?;
             lost.promised_ms = Some(self.region.clock.monotonic_ms());
@@ -229,6 +240,13 @@ impl Adoption {
         }
         lost.next_ms = self.region.clock.monotonic_ms() + LOOK_AGAIN_MS;
         Ok(())
+    }
+
+    /// The region is gone for good, and all that is known of its orders has moved: nothing more is heard of them. Until it is
+    /// built anew there is nothing to compare, and nobody to tell.
+    async fn is_done_with(&self, region: RegionId) -> Result<bool, StoreError> {
+        let ended = self.retirements.ended().await?;
+        Ok(ended.iter().any(|it| it.region == region && it.is_done()))
     }
 
     async fn become_steward(

@@ -11,6 +11,7 @@ mod cancel_duplicate;
 mod catalogue;
 mod completions;
 pub mod evacuate;
+mod gone;
 mod in_flight;
 mod intent_lookup;
 mod inventory;

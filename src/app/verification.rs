@@ -5,7 +5,8 @@
 //!
 //! - when a *marker*, kept outside of it, shows the same database at least as far as it was ever seen: then the region
 //!   needs nobody else, also when it is cut off; or
-//! - when every other region has told what it knows of it, and it knows that as well; or
+//! - when every other region has told what it knows of it, and it knows that as well. One that is gone for good is not waited
+//!   for, where the database remembers that ([`super::gone`]); or
 //! - when an operator says so: [`Verification::trust`].
 //!
 //! Until then the region takes no orders, writes nothing, and has no vote. A database that knows less than somebody
@@ -17,17 +18,18 @@
 //! What a marker can't tell: a copy of the database's files that is younger than the marker's last line, put back
 //! without a new history (PostgreSQL begins a new timeline at every restore that ends, and at every promotion).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::gone::{self, Ended};
 use super::rejoin::REJOIN;
 use super::rights::{Rights, repair_from};
 use super::{Region, Stops};
 use crate::escrow::Voter;
-use crate::ports::{Mark, Marker, RejoinStore};
+use crate::ports::{Mark, Marker, RejoinStore, RetirementStore};
 use crate::replication::Position;
 use crate::replication::rejoin::{Answer, Ask};
 use crate::types::RegionId;
@@ -43,6 +45,7 @@ pub struct Verification {
     region: Arc<Region>,
     rights: Arc<Rights>,
     store: Arc<dyn RejoinStore>,
+    retirements: Arc<dyn RetirementStore>,
     stops: Arc<Stops>,
     marker: Option<Arc<dyn Marker>>,
     /// The database belongs to a later incarnation than this process.
@@ -55,8 +58,8 @@ struct State {
     marker_was_read: bool,
     /// Nobody else need be asked. The monotonic time at which that was known.
     proven_ms: Option<u64>,
-    /// Who has told that it knows no more than the database.
-    confirmed: BTreeSet<RegionId>,
+    /// Who has told that it knows no more than the database, and which regions it says are gone for good.
+    confirmed: BTreeMap<RegionId, Ended>,
     /// The last mark of a database that was trusted.
     kept: Option<Mark>,
 }
@@ -67,12 +70,14 @@ impl Verification {
         region: Arc<Region>,
         rights: Arc<Rights>,
         store: Arc<dyn RejoinStore>,
+        retirements: Arc<dyn RetirementStore>,
         stops: Arc<Stops>,
         marker: Option<Arc<dyn Marker>>,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         region.set_in_doubt(true);
-        Self { region, rights, store, stops, marker, on_over, state: Mutex::default() }
+        let state = Mutex::default();
+        Self { region, rights, store, retirements, stops, marker, on_over, state }
     }
 
     /// Looks once at the database, and, where that is needed, asks the others. For a worker.
@@ -144,47 +149,62 @@ impl Verification {
         let peers = self.rights.bus.peers();
         let reachable = self.rights.reachability.reachable();
         for peer in peers.iter().filter(|peer| reachable.contains(peer)) {
-            let is_known = self.with_state(|state| state.confirmed.contains(peer));
-            if !is_known && self.confirms(*peer, mark).await {
-                self.with_state(|state| state.confirmed.insert(*peer));
+            let is_known = self.with_state(|state| state.confirmed.contains_key(peer));
+            if is_known {
+                continue;
+            }
+            if let Some(ended) = self.confirms(*peer, mark).await {
+                self.with_state(|state| state.confirmed.insert(*peer, ended));
             }
         }
-        let confirmed = self.with_state(|state| state.confirmed.len());
-        if confirmed == peers.len() && !self.region.is_set_back() {
+        let own = match gone::ended(self.retirements.as_ref()).await {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::debug!(%error, "who is gone for good can't be read: {error}");
+                Ended::new()
+            }
+        };
+        let (confirmed, is_last) = self.with_state(|state| {
+            let gone = gone::remembered(&own, &state.confirmed);
+            let is_heard = |peer| state.confirmed.contains_key(peer) || gone.contains_key(peer);
+            (state.confirmed.len(), peers.iter().all(is_heard))
+        });
+        if is_last && !self.region.is_set_back() {
             tracing::info!(confirmed, "every other region confirms what the database remembers");
             self.region.set_in_doubt(false);
         }
     }
 
-    /// Does a peer know nothing that the database forgot? What proves the contrary stops the region.
-    async fn confirms(&self, peer: RegionId, mark: &Mark) -> bool {
+    /// Does a peer know nothing that the database forgot? What proves the contrary stops the region. Answers whom it knows to be
+    /// gone for good.
+    async fn confirms(&self, peer: RegionId, mark: &Mark) -> Option<Ended> {
         let ask = Bytes::from(serde_json::to_vec(&Ask::Known).expect("it has a JSON form"));
         let answer = self.rights.bus.request(peer, REJOIN, ask, ANSWER_LIMIT).await;
         let read = answer.map_err(|error| error.to_string()).and_then(|answer| {
             serde_json::from_slice::<Answer>(&answer).map_err(|error| error.to_string())
         });
-        let (head, voter) = match read {
-            Ok(Answer::Known { applied, voter }) => (applied, voter),
-            Ok(_) => return false,
+        let (head, voter, ended) = match read {
+            Ok(Answer::Known { applied, voter, ended }) => (applied, voter, ended),
+            Ok(_) => return None,
             Err(why) => {
                 tracing::warn!(%peer, why, "{peer} does not tell yet what it knows: {why}");
-                return false;
+                return None;
             }
         };
         let known = Mark { head, voter, ..mark.clone() };
         if self.is_behind(mark, &known).await {
             self.set_back(peer.as_str(), &head, voter, mark);
-            return false;
+            return None;
         }
         let compared = async {
             let ours = self.rights.digest(true).await?;
             repair_from(&self.rights, peer, &ours, None).await
         };
         match compared.await {
-            Ok(_) => !self.region.is_set_back(),
+            Ok(_) => (!self.region.is_set_back()).then_some(ended),
             Err(error) => {
                 tracing::warn!(%peer, %error, "rows can't be compared with {peer} yet: {error}");
-                false
+                None
             }
         }
     }

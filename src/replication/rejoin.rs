@@ -68,6 +68,9 @@ pub enum Answer {
         applied: Position,
         /// How often it is known to have voted.
         voter: Voter,
+        /// Regions that are gone for good, each with the incarnation that ends it.
+        #[serde(default)]
+        ended: BTreeMap<RegionId, Epoch>,
     },
     /// To [`Ask::Votes`], in order of keys.
     Votes(Votes),

@@ -18,7 +18,9 @@ use crate::app::{
     WriterSettings,
 };
 use crate::escrow::{Autonomy, Voters};
-use crate::ports::{Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore};
+use crate::ports::{
+    Bus, Ids, Mark, Marker, MarkerError, Reachability, RejoinStore, RetirementStore,
+};
 use crate::replication::{LinkState, Peers};
 use crate::runtime::TaskSet;
 use crate::types::{Actor, Epoch, RegionId, RegionNumber};
@@ -278,6 +280,7 @@ impl Parts {
             rights: Arc::clone(&rights),
             store: Arc::clone(&database) as Arc<dyn crate::ports::Store>,
             known: Arc::clone(&database) as Arc<dyn RejoinStore>,
+            retirements: Arc::clone(&database) as Arc<dyn RetirementStore>,
             reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
             bus: Arc::clone(&bus),
             signals: signals.clone(),
@@ -291,7 +294,7 @@ impl Parts {
             adoption: Arc::clone(&adoption),
             store: Arc::clone(&database) as Arc<dyn crate::ports::Store>,
             known: Arc::clone(&database) as Arc<dyn RejoinStore>,
-            records: Arc::clone(&database) as Arc<dyn crate::ports::RetirementStore>,
+            records: Arc::clone(&database) as Arc<dyn RetirementStore>,
             ledger: gateway,
             bus: Arc::clone(&bus),
             alone: tokio::sync::Mutex::default(),
@@ -301,6 +304,7 @@ impl Parts {
             region: Arc::clone(&region),
             rights: Arc::clone(&rights),
             store: Arc::clone(&database) as Arc<dyn RejoinStore>,
+            retirements: Arc::clone(&database) as Arc<dyn RetirementStore>,
             log: Arc::clone(&database) as Arc<dyn crate::ports::ReplicationStore>,
             reader: Arc::clone(&database) as Arc<dyn crate::ports::Reader>,
             bus: Arc::clone(&bus),
@@ -312,6 +316,7 @@ impl Parts {
             Arc::clone(&region),
             Arc::clone(&rights),
             Arc::clone(&database) as Arc<dyn RejoinStore>,
+            Arc::clone(&database) as Arc<dyn RetirementStore>,
             Arc::clone(&stops),
             Some(marker),
             // Who lets an incarnation begin kills the process as well.

@@ -473,7 +473,8 @@ impl World {
 
     /// Regions that know to have been fenced come back, and those whose database was set back begin anew.
     ///
-    /// Where two forgot, neither may: what both knew of each other is lost, and only people can tell.
+    /// Where two forgot, neither may: what both knew of each other is lost, and only people can tell. But for one whose
+    /// database remembers that the other was gone for good before.
     pub async fn rejoin(self: &Arc<Self>) {
         let running = self.running();
         let set_back: BTreeSet<RegionId> = running
@@ -483,7 +484,11 @@ impl World {
             .map(|region| region.id)
             .collect();
         let forgot = self.shared.checks.forgot();
-        let may_begin = set_back.len() == 1 && forgot.is_subset(&set_back);
+        let may_begin = |site: &Site| {
+            let ended = site.memory.tables().ended();
+            let is_gone = |other: &RegionId| ended.iter().any(|it| it.region == *other);
+            forgot.union(&set_back).all(|other| *other == site.region || is_gone(other))
+        };
         // Who is in doubt waits for the one that forgot, which waits for everybody: people know which databases are whole.
         let is_whole = |region: &Region| region.is_in_doubt() && !forgot.contains(&region.id);
         for server in running.iter().filter(|it| !forgot.is_empty() && is_whole(&it.app.region)) {
@@ -492,7 +497,7 @@ impl World {
         for (index, site) in self.sites.iter().enumerate() {
             let Some(server) = self.server(index) else { continue };
             let is_over = || site.memory.tables().head().epoch > server.app.region.epoch;
-            if may_begin && server.app.region.is_set_back() && !is_over() {
+            if may_begin(site) && server.app.region.is_set_back() && !is_over() {
                 let begun = tokio::select! {
                     biased;
                     () = server.life.over() => continue,

@@ -8,6 +8,7 @@
 
 mod bus;
 mod ceilings;
+mod ended;
 mod hang_ups;
 mod payment_simulator;
 mod processes;

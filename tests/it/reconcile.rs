@@ -299,6 +299,36 @@ async fn a_region_that_is_away_is_named_and_the_rest_is_compared() {
     assert!(!report.not_compared.is_empty());
 }
 
+/// Nobody waits for a region that is gone for good: what it knew is with the others.
+#[tokio::test]
+async fn a_region_that_is_gone_for_good_is_not_waited_for() {
+    let regions = Regions::start().await;
+    let (a, b) = (&regions.a, &regions.b);
+    let cancelled = order_id(1, 2);
+    let undone = format!("key-{cancelled}");
+    regions.provider.set(&undone, &cancelled.to_string(), Provided::Held(None));
+    let received = format!("UPDATE rights SET received = 1 WHERE sku = '{}'", key().sku);
+    a.sql(&received).await;
+    regions.hub.cut(a.id, b.id);
+    let told = async || {
+        let report = regions.reconcile(true).await;
+        assert_eq!(report.regions, [a.id]);
+        let left_out = report.not_compared.iter().filter(|left_out| left_out.what == "b");
+        let whys: Vec<String> = left_out.map(|left_out| left_out.why.clone()).collect();
+        let classes: Vec<_> = report.differences.iter().map(|one| one.class).collect();
+        (classes, whys)
+    };
+    let (classes, whys) = told().await;
+    assert_eq!(classes, [Class::PaymentHeldForCancelledOrder]);
+    assert!(whys.iter().any(|why| why.contains("oversold")), "{whys:?}");
+    assert_eq!(regions.provider.says(&undone), Provided::Held(None));
+    a.retires(b.id).await;
+    let (classes, whys) = told().await;
+    assert_eq!(classes, [Class::Oversold, Class::PaymentHeldForCancelledOrder]);
+    assert!(whys.len() == 1 && whys[0].contains("gone for good"), "{whys:?}");
+    assert_eq!(regions.provider.says(&undone), Provided::NotHeld);
+}
+
 /// One process of a region at a time; a run that never ended is marked, and old reports go.
 #[tokio::test]
 async fn rounds_take_turns_and_reports_are_kept() {

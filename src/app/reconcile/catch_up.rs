@@ -36,7 +36,8 @@ impl Reconciler {
             }
             Kind::Products | Kind::Nodes => {
                 heads.insert(peer, head);
-                for writer in writers(theirs) {
+                let gone = self.gone().await?;
+                for writer in writers(theirs).difference(&gone).copied() {
                     if writer != peer && writer != self.region.id {
                         heads.insert(writer, self.head_of(writer).await?);
                     }

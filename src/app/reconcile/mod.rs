@@ -17,7 +17,7 @@ mod money;
 mod own;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,9 +26,10 @@ use bytes::Bytes;
 
 use crate::ports::{
     Bus, PaymentGateway, PaymentLedger, Reachability, Reader, ReconcileStore, ReplicationStore,
-    RequestKind, StoreError, Turn,
+    RequestKind, RetirementStore, StoreError, Turn,
 };
 use crate::reconcile::{Answer, Ask, Found, Report, Status};
+use crate::replication::retirement::Retirement;
 use crate::runtime::TaskSet;
 use crate::types::{OrderId, RegionId, ReportId, SagaId};
 
@@ -44,6 +45,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// Why a region is not compared that is gone for good.
+const GONE: &str = "it is gone for good, and what was known of it is with the others";
 
 /// How long a run waits for another run of its region, and for the parts of the peers. What is not done by then is
 /// named as not compared.
@@ -106,6 +110,8 @@ pub struct Reconciler {
     pub bus: Arc<dyn Bus>,
     /// Which of them are there.
     pub reachability: Arc<dyn Reachability>,
+    /// Which of them are gone for good.
+    pub retirements: Arc<dyn RetirementStore>,
     /// Says what it holds under a key, and lets go.
     pub gateway: Arc<dyn PaymentGateway>,
     /// The provider's books.
@@ -236,8 +242,13 @@ impl Reconciler {
     }
 
     async fn look(&self, report: &mut Report, scope: Scope) -> Result<(), StoreError> {
+        let gone = self.gone().await?;
         for peer in self.bus.peers() {
-            self.compare_with(report, scope, peer).await?;
+            if gone.contains(&peer) {
+                report.leave_out(self.region.id, peer.to_string(), GONE);
+            } else {
+                self.compare_with(report, scope, peer).await?;
+            }
         }
         let ledger = self.read_ledger(report).await?;
         let counted_on = self.scan(report, scope, &ledger).await?;
@@ -246,14 +257,25 @@ impl Reconciler {
         self.look_at_sagas(report).await
     }
 
+    /// Peers that are gone for good, and of which all that is known was put together: nothing that is not here, or with
+    /// one of the others, will ever be heard of them. A database that may have forgotten something may not know that one is back.
+    async fn gone(&self) -> Result<BTreeSet<RegionId>, StoreError> {
+        if !self.region.may_write() {
+            return Ok(BTreeSet::new());
+        }
+        let ended = self.retirements.ended().await?;
+        Ok(ended.into_iter().filter(Retirement::is_done).map(|it| it.region).collect())
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().expect("no panic while held")
     }
 
     /// Has each peer run its part.
     async fn parts_of_peers(&self, report: &Report) -> Vec<Report> {
-        let peers = self.bus.peers();
-        let parts = peers.into_iter().map(|peer| async move {
+        let gone = self.gone().await.unwrap_or_default();
+        let peers = self.bus.peers().into_iter().filter(|peer| !gone.contains(peer));
+        let parts = peers.map(|peer| async move {
             match tokio::time::timeout(PATIENCE, self.part_of(peer, report)).await {
                 Ok(Ok(part)) => part,
                 Ok(Err(why)) => self.left_out(report, peer, &why),

@@ -164,18 +164,20 @@ impl Reconciler {
             report.leave_out(self.region.id, "the payment ledger", why);
             suspects.truncate(SUSPECTS_MAX);
         }
-        let can_void = self.may_void(report);
+        let can_void = self.may_void(report).await?;
         for suspect in suspects {
             self.settle_payment(report, &suspect, can_void).await?;
         }
         Ok(())
     }
 
-    /// A region that is not heard may have an order of the same intent, which counts on the money.
-    fn may_void(&self, report: &Report) -> bool {
-        let peers = self.bus.peers();
-        let is_peer = |name: &str| peers.iter().any(|peer| peer.as_str() == name);
-        !report.not_compared.iter().any(|left_out| is_peer(&left_out.what))
+    /// A region that is not heard may have an order of the same intent, which counts on the money. One that is gone for good has
+    /// no order any more that somebody could carry out: what was known of them has moved to others.
+    async fn may_void(&self, report: &Report) -> Result<bool, StoreError> {
+        let (peers, gone) = (self.bus.peers(), self.gone().await?);
+        let is_awaited =
+            |name: &str| peers.iter().any(|peer| peer.as_str() == name && !gone.contains(peer));
+        Ok(!report.not_compared.iter().any(|left_out| is_awaited(&left_out.what)))
     }
 
     async fn settle_payment(

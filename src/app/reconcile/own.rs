@@ -199,16 +199,18 @@ impl Reconciler {
 
     /// Copies of other regions' rows come one by one, so what was sold may be known before what it was sold from. A
     /// key counts as oversold when it is at every look until every row must have arrived, and only while every
-    /// region can be heard.
+    /// region can be heard that still has something to tell: the rows of one that is gone for good come from the others.
     async fn confirm_oversold(
         &self,
         report: &mut Report,
         mut oversold: Vec<(StockKey, Flaw)>,
     ) -> Result<(), StoreError> {
         let started_ms = self.region.clock.monotonic_ms();
+        let gone = self.gone().await?;
         while !oversold.is_empty() {
             let reachable = self.reachability.reachable();
-            if let Some(away) = self.bus.peers().iter().find(|peer| !reachable.contains(peer)) {
+            let mut awaited = self.bus.peers().into_iter().filter(|peer| !gone.contains(peer));
+            if let Some(away) = awaited.find(|peer| !reachable.contains(peer)) {
                 let why = "it can't be reached: whether keys it holds are oversold is not known";
                 report.leave_out(self.region.id, away.to_string(), why);
                 return Ok(());

@@ -12,7 +12,8 @@
 //!    and ours is set aside for people. What they lack, and what this region had forgotten, the new incarnation tells
 //!    again as the first it says, so that what it ever wrote can be read from its outbox.
 //!
-//! All of them must answer: who was left out might know an order that nobody else does. Then one transaction begins
+//! All of them must answer: who was left out might know an order that nobody else does. Only those that are gone for good are
+//! not asked ([`super::gone`]). Then one transaction begins
 //! the incarnation, and the process ends, so that nothing of it remembers the old one. What was interrupted is done
 //! again from the beginning, under a later number; nothing of an attempt counts before its last transaction.
 
@@ -23,15 +24,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Region;
 use super::joining;
 use super::rights::Rights;
+use super::{Region, gone};
 use crate::domain::change::{Change, OrderChange};
 use crate::domain::order::fold_copy;
 use crate::escrow::{KeyedRow, Row};
 use crate::mutants::{Mutant, is_on};
 use crate::ports::{
-    Beginning, Bus, Reader, RejoinStore, ReplicationError, ReplicationStore, StoreError,
+    Beginning, Bus, Reader, RejoinStore, ReplicationError, ReplicationStore, RetirementStore,
+    StoreError,
 };
 use crate::replication::PAYLOAD_BYTES_MAX;
 use crate::replication::rejoin::{Answer, Ask, DOCUMENTS_MAX, History, ITEMS_MAX, Votes};
@@ -105,6 +107,8 @@ pub struct Rejoin {
     pub rights: Arc<Rights>,
     /// Its database.
     pub store: Arc<dyn RejoinStore>,
+    /// The same, where it is kept who is gone for good.
+    pub retirements: Arc<dyn RetirementStore>,
     /// What it wrote.
     pub log: Arc<dyn ReplicationStore>,
     /// The same, to read.
@@ -124,21 +128,13 @@ impl Rejoin {
         if !self.region.is_set_back() {
             return Err(RejoinError::NotSetBack);
         }
-        let peers = self.bus.peers();
         let follows = self.log.head().await?.position;
         if follows.epoch > self.region.epoch {
             // It has begun, and whoever began it was not told.
             (self.on_begun)();
             return Ok(Begun { epoch: follows.epoch, learned: 0, told: 0, parted: 0 });
         }
-        // Once one of them has noted a new incarnation the old one is over: not before all of them answer.
-        let heard = tokio::time::timeout(HEARD_WITHIN, self.hears_all(&peers)).await;
-        if let (Err(_), Some(away)) = (heard, self.away(&peers)) {
-            return Err(JoinError::Unreachable(away).into());
-        }
-        for peer in &peers {
-            self.ask(*peer, &Ask::Known).await?;
-        }
+        let peers = self.peers_to_ask().await?;
         let epoch = self.claim(&peers).await?;
         tracing::warn!(%epoch, "incarnation {epoch} of this region is being prepared");
         self.store.forget_telling().await?;
@@ -172,14 +168,36 @@ impl Rejoin {
         Ok(begun)
     }
 
-    /// One that can't be reached.
-    fn away(&self, peers: &[RegionId]) -> Option<RegionId> {
+    /// Everybody who may know something. Once one of them has noted a new incarnation the old one is over: not before all of
+    /// them answer.
+    async fn peers_to_ask(&self) -> Result<Vec<RegionId>, RejoinError> {
+        let mut peers = self.bus.peers();
+        drop(tokio::time::timeout(HEARD_WITHIN, self.hears_all(&peers)).await);
         let reachable = self.rights.reachability.reachable();
-        peers.iter().copied().find(|peer| !reachable.contains(peer))
+        let mut told = BTreeMap::new();
+        for peer in peers.iter().filter(|peer| reachable.contains(peer)) {
+            if let Ok(Answer::Known { ended, .. }) = self.ask(*peer, &Ask::Known).await {
+                told.insert(*peer, ended);
+            }
+        }
+        let own = gone::ended(self.retirements.as_ref()).await?;
+        let gone = gone::not_asked(&own, &told, peers.len() + 1);
+        peers.retain(|peer| !gone.contains_key(peer));
+        if let Some(away) = peers.iter().find(|peer| !told.contains_key(peer)) {
+            return Err(JoinError::Unreachable(*away).into());
+        }
+        if !gone.is_empty() {
+            tracing::warn!(?gone, "regions that are gone for good are not asked");
+        }
+        Ok(peers)
     }
 
     async fn hears_all(&self, peers: &[RegionId]) {
-        while self.away(peers).is_some() {
+        let hears_all = || {
+            let reachable = self.rights.reachability.reachable();
+            peers.iter().all(|peer| reachable.contains(peer))
+        };
+        while !hears_all() {
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::app::Region;
 use crate::app::rights::Rights;
+use crate::app::{Region, gone};
 use crate::escrow::Voter;
 use crate::ports::{Ending, Reader, RejoinStore, RequestHandler, RetirementStore, StoreError};
 use crate::replication::Position;
@@ -62,7 +62,8 @@ impl RejoinHandler {
                 let noted = self.rights.registers.voters().await?.remove(&from);
                 let voter = noted.unwrap_or(Voter::UNKNOWN).max(self.rights.voter(from));
                 let applied = store.applied(from).await?.unwrap_or(Position::START);
-                Answer::Known { applied, voter }
+                let ended = gone::ended(self.retirements.as_ref()).await?;
+                Answer::Known { applied, voter, ended }
             }
             Ask::Votes(after) => {
                 let mut votes = store.votes(after.as_ref(), ITEMS_MAX).await?;

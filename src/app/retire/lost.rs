@@ -15,6 +15,8 @@ enum Unread {
     Ledger(#[from] GatewayError),
     #[error(transparent)]
     Orders(#[from] StoreError),
+    #[error("only the first {0} entries were read in the time; retiring the region reads them all")]
+    Late(usize),
 }
 
 impl Retire {
@@ -23,7 +25,7 @@ impl Retire {
     pub(super) async fn lost_orders(&self, region: RegionId) -> LostOrders {
         let mut lost = LostOrders::default();
         let read = async {
-            self.read_ledger(region, &mut lost).await?;
+            self.read_ledger(region, &mut lost, None).await?;
             Ok::<_, Unread>(self.find_again(&mut lost).await?)
         };
         let read = read.await;
@@ -31,10 +33,27 @@ impl Retire {
         lost
     }
 
-    async fn read_ledger(&self, region: RegionId, lost: &mut LostOrders) -> Result<(), Unread> {
-        let mut cursor: Option<String> = None;
+    /// The same, as far as it can be read until then. Which of them were placed again is not looked for: that reads all orders.
+    pub(super) async fn first_lost_orders(&self, region: RegionId, until_ms: u64) -> LostOrders {
+        let mut lost = LostOrders::default();
+        let read = self.read_ledger(region, &mut lost, Some(until_ms)).await;
+        lost.not_read = read.err().map(|error| error.to_string());
+        lost
+    }
+
+    async fn read_ledger(
+        &self,
+        region: RegionId,
+        lost: &mut LostOrders,
+        until_ms: Option<u64>,
+    ) -> Result<(), Unread> {
+        let (mut cursor, mut entries): (Option<String>, usize) = (None, 0);
         loop {
+            if until_ms.is_some_and(|until_ms| self.region.clock.monotonic_ms() >= until_ms) {
+                return Err(Unread::Late(entries));
+            }
             let page = self.ledger.page(cursor.as_deref()).await?;
+            entries += page.entries.len();
             let named = self.named_for(region, page.entries);
             let orders = named.keys().copied().collect();
             let view = self.store.load(&Needs { orders, ..Needs::default() }).await?;

@@ -27,6 +27,11 @@ use crate::types::{Actor, Epoch, RegionId};
 /// How long the first person's word waits for the second one's.
 const ASKED_FOR_MS: u64 = 24 * 60 * 60 * 1_000;
 
+/// How long a look goes on at what retiring a region would come to: a call waits about as long for anything. It shows whether
+/// there is much to lose; what is not counted by then is told as such, and retiring the region counts all of it. One call to the
+/// database or the provider may be under way at the end, each with a limit of its own.
+const WEIGH_MS_MAX: u64 = 2_000;
+
 /// Why a region was not retired. What was done by then stands, and is gone on with.
 #[derive(Debug, thiserror::Error)]
 pub enum RetireError {
@@ -56,7 +61,9 @@ pub enum RetireError {
     #[error("another region is being retired at this moment")]
     UnderWay,
     /// Two requests at once, or two servers.
-    #[error("somebody else has said something about {0} at the same moment; nothing was changed by this request: repeat it")]
+    #[error(
+        "somebody else has said something about {0} at the same moment; nothing was changed by this request: repeat it"
+    )]
     Overtaken(RegionId),
     /// Another incarnation has begun to.
     #[error(
@@ -101,6 +108,8 @@ pub struct Prospect {
     pub asked_by: Option<String>,
     /// Units below its ceilings.
     pub units: u64,
+    /// There may be more: not all keys were counted in the time.
+    pub has_more_units: bool,
     /// Payments for orders that nobody knows.
     pub lost: LostOrders,
 }
@@ -139,12 +148,18 @@ impl Retire {
         Ok(promised.ballot.region)
     }
 
-    /// What it would come to. Changes nothing.
+    /// What it would come to, as far as that can be counted in some seconds. Changes nothing.
     pub async fn weigh(&self, region: RegionId) -> Result<Prospect, RetireError> {
         let asked = self.current(region).await?.filter(|asked| self.is_waiting(asked));
-        let units = self.rights.stranded(region).await?;
-        let lost = self.lost_orders(region).await;
-        Ok(Prospect { asked_by: asked.map(|asked| asked.asked_by), units, lost })
+        let until_ms = self.region.clock.monotonic_ms() + WEIGH_MS_MAX;
+        // Neither has to wait for the other's turn to be counted at all.
+        let (stranded, lost) = tokio::join!(
+            self.rights.stranded(region, until_ms),
+            self.first_lost_orders(region, until_ms)
+        );
+        let (units, has_more_units) = stranded?;
+        let asked_by = asked.map(|asked| asked.asked_by);
+        Ok(Prospect { asked_by, units, has_more_units, lost })
     }
 
     /// The last attempt, if it is still about the region as it is: people speak of one loss. When the region has returned

@@ -206,12 +206,20 @@ impl Rights {
         Ok((taken, count, stranded))
     }
 
-    /// Units of a region's incarnations that it may have sold without anybody knowing.
-    pub async fn stranded(&self, region: RegionId) -> Result<u64, StoreError> {
+    /// Units of a region's incarnations that it may have sold without anybody knowing, as far as they are counted until then; and
+    /// whether there may be more.
+    pub async fn stranded(
+        &self,
+        region: RegionId,
+        until_ms: u64,
+    ) -> Result<(u64, bool), StoreError> {
         let (mut stranded, latest) = (0, self.registers.latest(region).await?);
         for owner in (1..=latest.0).map(|epoch| Actor { region, epoch: Epoch(epoch) }) {
             let mut after: Option<StockKey> = None;
             loop {
+                if self.clock.monotonic_ms() >= until_ms {
+                    return Ok((stranded, true));
+                }
                 let page = self.store.held_by(owner, after.as_ref(), ROWS_PER_MESSAGE_MAX).await?;
                 let Some(last) = page.last().cloned() else { break };
                 let rows = self.store.rows(&page.into_iter().collect()).await?;
@@ -221,7 +229,7 @@ impl Rights {
                 after = Some(last);
             }
         }
-        Ok(stranded)
+        Ok((stranded, false))
     }
 
     /// What was chosen of another owner's register is news for everybody.

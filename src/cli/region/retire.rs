@@ -46,12 +46,17 @@ fn retirement_text(answer: &Value) -> String {
     let region = text("region");
     if answer.get("would").is_some() {
         let asked = answer["asked_by"].as_str().map(|who| format!("; {who} has asked for it"));
+        let at_least = |is: bool| if is { "at least " } else { "" };
+        let not_read = answer.pointer("/lost_orders/not_read").and_then(Value::as_str);
         return format!(
-            "{region} would be retired{}; {} units below its ceilings would be freed; {} payments are for orders that \
-             nobody knows",
+            "{region} would be retired{}; {}{} units below its ceilings would be freed; {}{} payments are for orders that \
+             nobody knows{}",
             asked.unwrap_or_default(),
+            at_least(answer["units_are_at_least"] == true),
             count("/units_stranded"),
+            at_least(not_read.is_some()),
             count("/lost_orders/payments"),
+            not_read.map(|why| format!(" (the provider's ledger: {why})")).unwrap_or_default(),
         );
     }
     match text("status") {

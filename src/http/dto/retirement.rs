@@ -42,6 +42,7 @@ pub(in crate::http) struct ProspectOut {
     would: &'static str,
     asked_by: Option<String>,
     units_stranded: u64,
+    units_are_at_least: bool,
     lost_orders: LostOut,
 }
 
@@ -88,8 +89,15 @@ impl From<LostOrders> for LostOut {
 
 impl ProspectOut {
     pub(in crate::http) fn of(region: RegionId, prospect: Prospect) -> Self {
-        let Prospect { asked_by, units, lost } = prospect;
-        Self { region, would: "retire", asked_by, units_stranded: units, lost_orders: lost.into() }
+        let Prospect { asked_by, units, has_more_units, lost } = prospect;
+        Self {
+            region,
+            would: "retire",
+            asked_by,
+            units_stranded: units,
+            units_are_at_least: has_more_units,
+            lost_orders: lost.into(),
+        }
     }
 }
 

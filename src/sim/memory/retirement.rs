@@ -17,6 +17,16 @@ impl Tables {
         all.rfind(|((of, ..), _)| *of == region).map(|(_, retirement)| retirement)
     }
 
+    /// Those that have ended a region which has not begun anew since.
+    pub fn ended(&self) -> Vec<Retirement> {
+        let last = |(region, latest)| {
+            let mut all = self.retirements.iter();
+            all.rfind(|((of, ends, _), _)| (of, ends) == (region, latest))
+        };
+        let last = self.incarnations.iter().filter_map(last);
+        last.map(|(_, it)| it).filter(|it| it.has_ended()).cloned().collect()
+    }
+
     fn keep_retirement(&mut self, retirement: &Retirement) {
         let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
         let is_done = self.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
@@ -33,13 +43,7 @@ impl RetirementStore for MemoryRights {
     }
 
     async fn ended(&self) -> Result<Vec<Retirement>, StoreError> {
-        let tables = self.database.tables();
-        let last = |(region, latest)| {
-            let mut all = tables.retirements.iter();
-            all.rfind(|((of, ends, _), _)| (of, ends) == (region, latest))
-        };
-        let last = tables.incarnations.iter().filter_map(last);
-        Ok(last.map(|(_, it)| it).filter(|it| it.has_ended()).cloned().collect())
+        Ok(self.database.tables().ended())
     }
 
     async fn keep_retirement(

@@ -13,12 +13,15 @@ use entrepot::app::reconcile::{
 };
 use entrepot::domain::inventory::StockDelta;
 use entrepot::domain::order::{Cancellation, EventBody, EventMaker, OrderRecord};
+use entrepot::escrow::Ballot;
 use entrepot::ports::store::OrderWrite;
 use entrepot::ports::{
-    Applied, Authorization, AuthorizeRequest, Bus, ChangeSet, GatewayError, LedgerEntry,
-    LedgerPage, PaymentGateway, PaymentLedger, ReplicationStore, RightsStore, Store, StoreError,
+    Applied, Authorization, AuthorizeRequest, Bus, ChangeSet, Ending, GatewayError, LedgerEntry,
+    LedgerPage, PaymentGateway, PaymentLedger, ReplicationStore, RetirementStore, RightsStore,
+    Store, StoreError,
 };
 use entrepot::reconcile::{Provided, Report, Status};
+use entrepot::replication::retirement::{Retirement, RetirementOutcome};
 use entrepot::replication::{PULL_ENVELOPES_MAX, Position};
 use entrepot::runtime::{RandomIds, SystemClock, TaskSet};
 use entrepot::store::{PgRights, PgStore};
@@ -189,6 +192,7 @@ impl Region {
             reachability: port.clone(),
             gateway: provider.clone(),
             ledger: provider.clone(),
+            retirements: Arc::new(rights.clone()),
             helpers: Arc::new(helpers),
             tasks: tasks.clone(),
             times: ReconcileTimes { catch_up: CATCH_UP, saga_stuck: Duration::from_mins(5) },
@@ -208,6 +212,24 @@ impl Region {
         let done =
             connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))).await.unwrap();
         assert!(done.rows_affected() > 0, "it broke nothing: {sql}");
+    }
+
+    /// Two people say that another region is gone for good, and all of it is done.
+    pub(crate) async fn retires(&self, region: RegionId) {
+        let retirement = Retirement {
+            region,
+            ends: Epoch(2),
+            fence: Ballot { round: 1, region: self.id },
+            asked_by: "alice".to_owned(),
+            asked_at_ms: 1,
+            confirmed_by: Some("bob".to_owned()),
+            confirmed_at_ms: Some(2),
+            noted: true,
+            units_freed: 0,
+            withdrawn_by: None,
+            outcome: Some(RetirementOutcome::default()),
+        };
+        assert_eq!(self.rights.note_retirement(&retirement).await.unwrap(), Ending::Noted);
     }
 
     pub(crate) async fn commit(&self, changes: &ChangeSet, time: u64) {
