@@ -110,6 +110,24 @@ faults! {
     WitnessInherits = "witness-inherits"
         "The witness gets a share of what a lost region had not sold."
         ["I-04"] Simulator;
+    OutbidStewardMoves = "outbid-steward-moves"
+        "Who acts for a lost region's orders goes on moving them after it has promised them to somebody else."
+        ["I-13"] Servers("store_contract::in_postgres::a_steward_that_was_outbid_moves_nothing"), Servers("store_contract::in_memory::a_steward_that_was_outbid_moves_nothing");
+    HandedBackUnasked = "handed-back-unasked"
+        "A region that returns takes its orders back from who acts for them before that one has stopped."
+        ["I-13"] Unit("sim::tests::returned::a_region_that_returns_waits_until_who_acts_for_its_orders_has_stopped");
+    HandedBackUnseen = "handed-back-unseen"
+        "A region that returns takes its orders back before it has applied what was done with them."
+        ["I-13"] Simulator;
+    FenceForgotten = "fence-forgotten"
+        "An acceptor lets a region propose that was fenced and has not said that it is back."
+        [] Unit("escrow::register::tests::who_was_fenced_is_refused_until_it_says_that_it_is_back");
+    CreditsNotAdopted = "credits-not-adopted"
+        "A region that returns goes on from its own values, without what others took over meanwhile."
+        ["I-04"] Simulator;
+    OldRouteWins = "old-route-wins"
+        "The load balancer follows whoever spoke last about a region, also one that was away."
+        [] Unit("domain::routing::tests::a_lost_region_that_does_not_know_it_serves_nobody"), Unit("domain::routing::tests::an_older_version_never_wins");
     PinsIgnored = "pins-ignored"
         "A region gives away what an operator keeps there."
         [] Unit("escrow::grant::tests::a_grant_is_covered_serves_the_need_and_spares_the_giver"), Servers("store_contract::in_postgres::what_is_pinned_is_not_given");

@@ -19,6 +19,7 @@ use crate::escrow::{
     Ballot, KeyedSlot, ORDER_LEASE_MARGIN_MS, Purpose, Slot, appointed, lease_ends,
     leases_are_over, order_register, steward_key, steward_keys, steward_of,
 };
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{
     Bus, ReplicationError, ReplicationStore, RequestHandler, RequestKind, StoreError,
 };
@@ -202,7 +203,9 @@ impl OrderLease {
             Some((.., upto)) => upto,
             None => match self.hand_back(steward, self.region.id, proposer.ballot()).await {
                 Some(upto) => upto,
-                None if self.is_lost_for_long(steward) => return Ok(()),
+                None if self.is_lost_for_long(steward) || is_on(Mutant::HandedBackUnasked) => {
+                    return Ok(());
+                }
                 None => {
                     proposer.tell(&self.rights, Purpose::Return).await?;
                     return Err(ReclaimError::Steward(steward));
@@ -212,7 +215,8 @@ impl OrderLease {
         let stopped = Some((steward, proposer.ballot(), upto));
         *self.stopped.lock().expect("no panic while held") = stopped;
         let applied = self.log.watermarks().await?.get(&steward).map(|mark| mark.position);
-        if upto.sequence > 0 && applied.is_none_or(|applied| applied < upto) {
+        let is_behind = upto.sequence > 0 && applied.is_none_or(|applied| applied < upto);
+        if is_behind && !is_on(Mutant::HandedBackUnseen) {
             return Err(ReclaimError::Behind(steward));
         }
         Ok(())

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::escrow::{Ballot, Stewardship, majority, steward_of};
+use crate::mutants::{Mutant, is_on};
 use crate::types::RegionId;
 
 /// Of how many in a hundred of its shoppers a region has charge that comes back, step by step; then of all.
@@ -128,7 +129,8 @@ fn place(
     let under = || told.values().filter(|route| route.ballot == ballot);
     let latest = under().max_by_key(|route| route.sequence);
     let sequence = latest.map_or(0, |route| route.sequence);
-    if known.is_some_and(|known| (known.ballot, known.sequence) > (ballot, sequence)) {
+    let is_old = known.is_some_and(|known| (known.ballot, known.sequence) > (ballot, sequence));
+    if is_old && !is_on(Mutant::OldRouteWins) {
         return None;
     }
     // Who was asked for a steward before it heard of the fence does not know what the ballot was for.

@@ -199,7 +199,8 @@ impl Promised {
         asked: Ballot,
         purpose: Purpose,
     ) -> Result<Self, Preempted> {
-        if self.fenced && purpose == Purpose::Propose && asked.region == owner {
+        let is_unaware = self.fenced && purpose == Purpose::Propose && asked.region == owner;
+        if is_unaware && !is_on(Mutant::FenceForgotten) {
             return Err(Preempted { promised: self.ballot });
         }
         let ballot = answer_prepare(self.ballot, asked)?;

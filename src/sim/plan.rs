@@ -291,6 +291,8 @@ const LONG_PERMILLE: u64 = 250;
 const LOST_PERMILLE: u64 = 700;
 /// So many of the others see one destroyed, and retired.
 const RETIRED_PERMILLE: u64 = 500;
+/// And so many of these see another one set back, when the end of the first is known there or is not.
+const SET_BACK_PERMILLE: u64 = 500;
 
 /// Worlds of three whose third region is a witness.
 const WITNESS_PERMILLE: u64 = 125;
@@ -327,10 +329,7 @@ impl Plan {
         if lasts_long && !is_calm && dice.chance(LOST_PERMILLE) {
             draw.lost(&mut dice, &mut entries);
         } else if lasts_long && !is_calm && dice.chance(RETIRED_PERMILLE) {
-            let (by, region) = draw.two_sellers(&mut dice);
-            let (at_ms, down_ms) = (dice.between(2_000, 8_000), dice.between(8_000, 14_000));
-            let action = Action::Retired { region, by, down_ms };
-            entries.push(Entry { at_ms, action });
+            draw.retired(&mut dice, &mut entries);
         }
         let renames = if is_calm { 0 } else { dice.pick(&[0, 0, RENAMES]) };
         for _ in 0..renames {
@@ -539,6 +538,19 @@ impl Draw {
         let by = (lost + 1) % self.sellers;
         let fenced_ms = at_ms + dice.between(10, 2_000);
         entries.push(Entry { at_ms: fenced_ms, action: Action::Fence { by, lost } });
+    }
+
+    /// A region is gone for good. Of some the end is hardly known when another region's database is set back.
+    fn retired(&self, dice: &mut Dice, entries: &mut Vec<Entry>) {
+        let (by, region) = self.two_sellers(dice);
+        let (at_ms, down_ms) = (dice.between(2_000, 8_000), dice.between(8_000, 14_000));
+        entries.push(Entry { at_ms, action: Action::Retired { region, by, down_ms } });
+        let other = (0..self.regions).find(|other| *other != by && *other != region);
+        if let Some(region) = other.filter(|_| dice.chance(SET_BACK_PERMILLE)) {
+            let at_ms = at_ms + dice.between(2_000, 8_000);
+            let after_ms = dice.between(500, 3_000);
+            entries.push(Entry { at_ms, action: Action::SetBack { region, after_ms } });
+        }
     }
 
     fn rename(&self, dice: &mut Dice) -> Entry {

@@ -1,6 +1,7 @@
 //! The simulator itself: it repeats itself, plans survive a file, and shrinking keeps what matters.
 
 mod gone;
+mod returned;
 
 use super::checks::Violation;
 use super::plan::{Action, Entry, Plan, Size};

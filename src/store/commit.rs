@@ -245,7 +245,9 @@ async fn write(
             .bind(ballot.region.as_str())
             .fetch_optional(&mut *connection)
             .await?;
-        held.ok_or(Problem::Conflict(NO_STEWARD))?;
+        if held.is_none() && !is_on(Mutant::OutbidStewardMoves) {
+            return Err(Problem::Conflict(NO_STEWARD));
+        }
     }
     let payload = write_orders(connection, changes).await?;
     write_sagas(connection, changes).await?;

@@ -70,6 +70,12 @@ pub enum RejoinError {
     /// Another process of this region wrote something, or has begun an incarnation.
     #[error("another process of this region wrote to its database meanwhile")]
     Moved,
+    /// Both have forgotten what only the two of them had known, and may have been a majority.
+    #[error(
+        "{0} is gone for good, and this database is of before that was known here: what the two alone had sold, promised or \
+         agreed on is known to nobody; put in place a database of this region that knows of the end of {0}"
+    )]
+    LostTogether(RegionId),
     /// Its outbox can't be read.
     #[error(transparent)]
     Log(#[from] ReplicationError),
@@ -184,7 +190,12 @@ impl Rejoin {
         let gone = gone::not_asked(&own, &told, peers.len() + 1);
         peers.retain(|peer| !gone.contains_key(peer));
         if let Some(away) = peers.iter().find(|peer| !told.contains_key(peer)) {
-            return Err(JoinError::Unreachable(*away).into());
+            let has_ended = told.values().any(|ended| ended.contains_key(away));
+            return Err(if has_ended {
+                RejoinError::LostTogether(*away)
+            } else {
+                JoinError::Unreachable(*away).into()
+            });
         }
         if !gone.is_empty() {
             tracing::warn!(?gone, "regions that are gone for good are not asked");

@@ -18,6 +18,7 @@ use crate::escrow::{
     Accept, Accepted, Asked, Ballot, KeyedSlot, Prepare, Promise, Purpose, ROWS_PER_MESSAGE_MAX,
     Slot, Voted, majority,
 };
+use crate::mutants::{Mutant, is_on};
 use crate::ports::{RequestKind, StoreError};
 use crate::types::{Actor, Epoch, RegionId, StockKey};
 
@@ -153,7 +154,8 @@ impl Proposer {
         let promise = given(rights.registers.prepare(&mine).await?.answer, self.owner)?;
         let mut values: BTreeMap<StockKey, Slot> =
             promise.slots.into_iter().map(|keyed| (keyed.key, keyed.slot)).collect();
-        if !self.adopts {
+        let is_blind = self.owner == rights.own && is_on(Mutant::CreditsNotAdopted);
+        if !self.adopts || is_blind {
             return Ok(values);
         }
         // What was proposed under this very ballot began with the newest of a majority.

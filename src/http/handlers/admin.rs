@@ -205,9 +205,9 @@ fn not_begun(error: &RejoinError) -> Problem {
         RejoinError::UnderWay | RejoinError::NotSetBack => {
             Problem::new(Code::RejoinUnderWay, detail)
         }
-        RejoinError::References(_) | RejoinError::Join(JoinError::Unsound { .. }) => {
-            Problem::new(Code::RejoinRefused, detail)
-        }
+        RejoinError::LostTogether(_)
+        | RejoinError::References(_)
+        | RejoinError::Join(JoinError::Unsound { .. }) => Problem::new(Code::RejoinRefused, detail),
         RejoinError::Join(JoinError::Unreachable(_)) => {
             Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
                 .retry_after(RETRY_DEPENDENCY_S)

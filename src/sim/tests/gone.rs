@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::app::rejoin::{JoinError, RejoinError};
+use crate::app::rejoin::RejoinError;
 use crate::app::retire::Retire;
 use crate::ports::{GatewayError, LedgerPage, PaymentLedger, RejoinStore as _};
 use crate::sim::memory::MemoryRights;
@@ -16,17 +16,17 @@ use crate::sim::world::World;
 use crate::types::{Epoch, RegionId};
 
 // By their places among the regions: who ends the lost one, who is beside, and the lost one.
-const BY: usize = 0;
-const OTHER: usize = 1;
-const LOST: usize = 2;
+pub(super) const BY: usize = 0;
+pub(super) const OTHER: usize = 1;
+pub(super) const LOST: usize = 2;
 const FOR_EVER_MS: u64 = 1_000_000_000;
 
-async fn pass(ms: u64) {
+pub(super) async fn pass(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
 /// Three regions that hear each other, and nothing breaks but what a test breaks.
-async fn world() -> Arc<World> {
+pub(super) async fn world() -> Arc<World> {
     let (knobs, stock, entries) = (Knobs::default(), vec![vec![10, 10, 10]], Vec::new());
     let plan =
         Plan { seed: 1, regions: 3, witness: false, storm_ms: FOR_EVER_MS, knobs, stock, entries };
@@ -35,11 +35,11 @@ async fn world() -> Arc<World> {
     world
 }
 
-fn server(world: &World, region: usize) -> Arc<Server> {
+pub(super) fn server(world: &World, region: usize) -> Arc<Server> {
     world.server(region).expect("it runs")
 }
 
-fn name(world: &World, region: usize) -> RegionId {
+pub(super) fn name(world: &World, region: usize) -> RegionId {
     world.sites()[region].region
 }
 
@@ -140,7 +140,7 @@ async fn a_region_that_forgot_the_end_of_another_one_waits_for_it() {
     assert!(other.app.region.is_set_back());
     let refused = other.rejoin.begin().await;
     let lost = name(&world, LOST);
-    assert!(matches!(refused, Err(RejoinError::Join(JoinError::Unreachable(it))) if it == lost));
+    assert!(matches!(refused, Err(RejoinError::LostTogether(it)) if it == lost));
     world.end();
 }
 
