@@ -120,6 +120,10 @@ impl Adoption {
     /// that none of its processes will ever act again, so nothing needs to be waited for. That word is kept, as long as
     /// the fence lasts.
     pub async fn fence(&self, region: RegionId, is_gone: bool) -> Result<TakenOver, FenceError> {
+        // Two regions that act on one order are worse than a wait.
+        if is_gone && self.rights.reachability.heard().contains(&region) {
+            return Err(FenceError::Heard(region));
+        }
         let taken = self.rights.fence(region).await?;
         let known = self.lost.lock().expect("no panic while held").get(&region).cloned();
         let promised = self.rights.registers.stewardship(region).await;

@@ -6,6 +6,7 @@
 use super::rights::Rights;
 use crate::escrow::KeyedRow;
 use crate::ports::{RejoinStore, RetirementStore, StoreError};
+use crate::replication::retirement::Retirement;
 use crate::types::{Actor, Epoch, RegionId, StockKey};
 
 /// Rows that are read at a time.
@@ -54,7 +55,7 @@ pub async fn stranded(
     limit: usize,
 ) -> Result<(Vec<Stranded>, Option<Place>), StoreError> {
     let latest = rights.registers.latest(region).await?;
-    let retired = records.retirement(region).await?.filter(|last| last.outcome.is_some());
+    let retired = records.retirement(region).await?.filter(Retirement::is_done);
     let ended = retired.map_or(Epoch::NONE, |retired| retired.ends);
     let reason = |owner: Actor| {
         let is_over = owner.epoch < latest;

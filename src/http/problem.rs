@@ -66,7 +66,7 @@ codes! {
     RejoinRefused = "rejoin_refused" CONFLICT "The region can't rejoin as it is" "What the regions know of an order can't be put together. The region stays out of traffic; the detail names the order, and a person has to look at it.";
     NoEvacuation = "no_evacuation" CONFLICT "No evacuation is under way" "There is nothing to abort. Nothing was changed.";
     EvacuationPastReturn = "evacuation_past_return" CONFLICT "The evacuation can't be aborted any more" "Orders have moved to another region. It goes to its end; evacuate that region if the orders are to come back.";
-    NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. A witness sells nothing: it is not fenced, evacuated or retired, and does none of that itself. Nothing was done.";
+    NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. A witness sells nothing: it is not fenced, evacuated or retired, and does none of that itself. Nobody is gone who is heard. Nothing was done.";
     NotRetirable = "not_retirable" CONFLICT "The region can't be retired now" "A region is retired after it was fenced, while it is not heard, by the region that fenced it. The detail says what is not so, and what to do.";
     SecondPersonNeeded = "second_person_needed" CONFLICT "Another person has to confirm" "Whoever asked for a region to be retired can't confirm it as well. Nothing was changed; somebody else repeats the call with a token of theirs.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";

@@ -20,8 +20,8 @@ use crate::escrow::{
 };
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore, Given, Learned,
-    Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
+    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore, Given,
+    Learned, Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
     ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
     Stopped, Store, StoreError, View,
 };

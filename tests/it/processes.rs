@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use entrepot::app::adoption::Adoption;
 use entrepot::app::evacuate::{Evacuation, EvacuationError};
-use entrepot::app::rights::Rights;
+
+use entrepot::app::rights::{FenceError, Rights};
 use entrepot::app::{
     Command, OrderLease, Region, Routing, Signals, Stops, Workspace, WriteError, Writer,
     WriterSettings,
@@ -23,7 +24,7 @@ use entrepot::store::PgRights;
 use entrepot::types::{Epoch, HlcTimestamp, OrderId, RegionNumber, SagaId};
 use uuid::Uuid;
 
-use crate::support::world::{NAMES, World};
+use crate::support::world::{NAMES, World, actor};
 use crate::support::{eventually, writes};
 
 /// A server's process, without its workers.
@@ -76,6 +77,7 @@ impl Process {
             rights: Arc::clone(&rights),
             store: store.clone(),
             known: Arc::new(PgRights::new(at.store.clone(), Epoch::FIRST)),
+            retirements: Arc::new(PgRights::new(at.store.clone(), Epoch::FIRST)),
             reader: store,
             bus: Arc::clone(&rights.bus),
             signals,
@@ -209,6 +211,10 @@ async fn the_word_that_a_region_is_gone_outlives_the_process_that_was_told() {
         }
     };
     let first = Process::of(&world, 0);
+    // Not of one that is heard.
+    assert_eq!(first.adoption.fence(lost, true).await, Err(FenceError::Heard(lost)));
+    assert!(!first.rights.is_fenced(actor(lost)));
+    world.hub.cut(world.regions[0].id, lost);
     first.adoption.fence(lost, true).await.unwrap();
     drop(first);
     let next = Process::of(&world, 0);

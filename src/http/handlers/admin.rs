@@ -115,7 +115,7 @@ pub(in crate::http) struct FenceQuery {
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/fence", tag = "admin", params(("region" = String, Path), FenceQuery),
     responses((status = 200, description = "Fenced; asked again, what has come to be known since is taken over", body = FencedOut),
               (status = 404, description = "`not_found`"),
-              (status = 409, description = "`not_fenceable`: it is the region that was asked, or one of the two is the witness"),
+              (status = 409, description = "`not_fenceable`: it is the region that was asked, one of the two is the witness, or `gone` is said of one that is heard"),
               (status = 503, description = "`no_majority`, `region_draining`, `dependency_unavailable`")))]
 pub(in crate::http) async fn fence(
     State(context): State<Context>,
@@ -233,7 +233,7 @@ fn not_fenced(error: &FenceError) -> Problem {
         format!("{error}; what was agreed on by then stands, and nothing is sold twice: repeat it");
     match error {
         FenceError::NotAPeer => Problem::not_found("region"),
-        FenceError::Witness(_) => {
+        FenceError::Witness(_) | FenceError::Heard(_) => {
             Problem::new(Code::NotFenceable, format!("{error}; nothing was changed"))
         }
         FenceError::Propose(ProposeError::SetBack) => Problem::new(
