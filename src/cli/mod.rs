@@ -15,6 +15,8 @@ mod reconcile;
 mod region;
 mod replay;
 mod routing;
+#[cfg(test)]
+mod runbooks;
 mod seed;
 mod serve;
 mod sim;

@@ -12,7 +12,8 @@ use sqlx::{ConnectOptions as _, Postgres, Row as _};
 
 use super::within;
 
-pub(super) const STATEMENTS: &[&str] = &[HASHES, OPEN_SAGAS, INTENTS, RIGHTS, RESERVED, PAYMENTS];
+pub(super) const STATEMENTS: &[&str] =
+    &[HASHES, OPEN_SAGAS, INTENTS, RIGHTS, TRANSFERS, RESERVED, PAYMENTS];
 
 const HASHES: &str = "SELECT range, hash, rows FROM evidence.v_state_hash";
 
@@ -25,8 +26,11 @@ FROM evidence.v_idempotency i LEFT JOIN evidence.v_orders o USING (order_id)
 WHERE starts_with(i.key, $1) AND i.order_id IS NOT NULL";
 
 const RIGHTS: &str = "
-SELECT key, node, region, epoch, version, received, spent - released, withdrawn, rights
+SELECT key, node, region, epoch, version, received, spent - released, withdrawn, rights, granted_in, granted_out, ceiling
 FROM evidence.v_rights WHERE starts_with(key, $1)";
+
+const TRANSFERS: &str = "
+SELECT transfer_id, key, quantity FROM evidence.v_transfers WHERE starts_with(key, $1)";
 
 const RESERVED: &str = "
 SELECT sku, sum(quantity)::bigint FROM evidence.v_reservations
@@ -72,6 +76,20 @@ pub(crate) struct RightsRow {
     pub(crate) promised: i64,
     pub(crate) withdrawn: i64,
     pub(crate) rights: i64,
+    /// Given to it by others.
+    pub(crate) granted_in: i64,
+    /// Given by it to others.
+    pub(crate) granted_out: i64,
+    /// What it may have promised and given at most.
+    pub(crate) ceiling: i64,
+}
+
+/// Rights that one region gave to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransferRow {
+    pub(crate) transfer_id: String,
+    pub(crate) sku: String,
+    pub(crate) units: i64,
 }
 
 /// A payment of one of the region's own orders.
@@ -149,6 +167,25 @@ impl Auditor {
                 promised: row.try_get(6)?,
                 withdrawn: row.try_get(7)?,
                 rights: row.try_get(8)?,
+                granted_in: row.try_get(9)?,
+                granted_out: row.try_get(10)?,
+                ceiling: row.try_get(11)?,
+            })
+        })
+        .await
+    }
+
+    /// Transfers of SKUs that begin so, which the region gave or got.
+    pub(crate) async fn transfers(
+        &self,
+        sku_prefix: &str,
+    ) -> Result<Vec<TransferRow>, sqlx::Error> {
+        let query = sqlx::query(TRANSFERS).bind(sku_prefix.to_owned());
+        self.look(query, |row| {
+            Ok(TransferRow {
+                transfer_id: row.try_get(0)?,
+                sku: row.try_get(1)?,
+                units: row.try_get(2)?,
             })
         })
         .await

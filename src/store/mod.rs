@@ -37,7 +37,7 @@ use crate::types::RegionId;
 
 #[cfg(test)]
 pub(crate) use evidence::IntentOrder;
-pub(crate) use evidence::{Auditor, Intent, PaymentRow, RightsRow};
+pub(crate) use evidence::{Auditor, Intent, PaymentRow, RightsRow, TransferRow};
 pub(crate) use lease::{Lease, within};
 
 /// Every statement of this module.

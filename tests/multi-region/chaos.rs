@@ -18,6 +18,20 @@ to = 6
 inflict.kill = { region = "eu-west", component = "postgres" }
 "#;
 
+const STOCK_LOST: &str = r#"
+title = "A region with a third of the stock is lost while another one sells it out"
+seconds = 28
+[load]
+orders_per_second = 12
+skus = 1
+units = 450
+moves_on_s = 20
+[[faults]]
+from = 2
+to = 20
+inflict.lose = { region = "eu-west" }
+"#;
+
 const NOTHING_BROKEN: &str = r#"
 title = "Nothing is broken"
 seconds = 2
@@ -91,6 +105,23 @@ async fn a_scenario_is_played_and_judged() {
     for folder in [folder, damaged, mended] {
         std::fs::remove_dir_all(folder).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_region_leaves_is_sold_and_it_comes_back() {
+    let world = World::enter().await;
+    let (_, verdict, folder) = play(&world, STOCK_LOST).await;
+    assert_eq!(failed(&verdict), [""; 0], "{verdict:#}");
+    for check in [
+        "eventually_others_sell_what_it_left_within_60_s",
+        "eventually_no_more_is_stranded_than_was_open",
+        "finally_units_are_conserved",
+        "finally_rights_do_not_wander",
+    ] {
+        assert!(checks(&verdict, "passed").contains(&check), "{verdict:#}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    world.audit().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

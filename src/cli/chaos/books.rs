@@ -9,7 +9,7 @@ use crate::gateways::SimulatorClient;
 use crate::ports::PaymentLedger;
 use crate::reconcile::Provided;
 use crate::runtime::Trust;
-use crate::store::{Auditor, Intent, PaymentRow, RightsRow};
+use crate::store::{Auditor, Intent, PaymentRow, RightsRow, TransferRow};
 use crate::types::RegionId;
 
 /// For one page of the provider's ledger; a scenario may just have let it go on.
@@ -24,6 +24,8 @@ pub(super) struct Books {
     pub(super) rights: BTreeMap<RegionId, Vec<RightsRow>>,
     /// Units of this run's SKUs that each region's own orders hold.
     pub(super) reserved: BTreeMap<RegionId, BTreeMap<String, i64>>,
+    /// Transfers of rights to this run's SKUs by their ids, in whoever's books they stand.
+    pub(super) transfers: BTreeMap<String, TransferRow>,
     /// Payments of this run's orders at their homes.
     pub(super) payments: Vec<PaymentRow>,
     /// What the provider holds.
@@ -53,6 +55,9 @@ impl Books {
             books.payments.extend(auditor.payments(ids).await.with_context(unread)?);
             drop(books.orders.insert(*region, orders));
             drop(books.rights.insert(*region, auditor.rights(run).await.with_context(unread)?));
+            let transfers = auditor.transfers(run).await.with_context(unread)?;
+            let named = transfers.into_iter().map(|row| (row.transfer_id.clone(), row));
+            books.transfers.extend(named);
             let reserved = auditor.reserved(run).await.with_context(unread)?;
             drop(books.reserved.insert(*region, reserved));
         }

@@ -4,6 +4,8 @@
 pub(super) mod anytime;
 pub(super) mod eventually;
 pub(super) mod finally;
+pub(super) mod lost;
+pub(super) mod moved;
 pub(super) mod sale;
 #[cfg(test)]
 mod testing;

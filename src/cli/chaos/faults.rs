@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::disk;
 use super::scenario::{Fault, ForgetBroker, Forgotten, Inflict, Step, steps};
 use crate::boot::local::{self, Action, Component, LinkChange, Request};
-use crate::cli::region::{begin_anew, fence, give_up, resume};
+use crate::cli::region::{begin_anew, come_back, fence, give_up, resume};
 use crate::cli::target::Target;
 use crate::config::LinkLatency;
 use crate::ports::Clock as _;
@@ -169,6 +169,14 @@ impl<'a> Faults<'a> {
             Inflict::Image(of) => self.image(of.region, step.on).await,
             Inflict::Destroy(of) if step.on => self.destroy(of.region).await,
             Inflict::Destroy(of) => self.build_again(of.region).await,
+            Inflict::Lose(of) if step.on => {
+                self.programs(of.region, Component::All, Action::Kill).await?;
+                fence(self.target, of.region).await
+            }
+            Inflict::Lose(of) => {
+                self.programs(of.region, Component::All, Action::Start).await?;
+                come_back(self.target, of.region).await
+            }
             Inflict::Evacuate(of) if step.on => give_up(self.target, of.region).await,
             Inflict::Evacuate(of) => resume(self.target, of.region).await,
             Inflict::SetClock(clock) => {
@@ -303,6 +311,7 @@ pub(super) fn obstacle(faults: &[Fault], data_dir: &Path) -> Option<String> {
         | Inflict::ForgetBroker(_)
         | Inflict::Image(_)
         | Inflict::Destroy(_)
+        | Inflict::Lose(_)
         | Inflict::Evacuate(_)
         | Inflict::PayWith(_) => None,
     })
@@ -346,6 +355,7 @@ fn wanted(
                     | Inflict::FillDisk(_)
                     | Inflict::Image(_)
                     | Inflict::Destroy(_)
+                    | Inflict::Lose(_)
                     | Inflict::Evacuate(_)
                     | Inflict::SetClock(_)
                     | Inflict::PayWith(_) => {}

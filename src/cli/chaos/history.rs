@@ -69,9 +69,28 @@ impl Try {
             }
         }
     }
+
+    /// The shopper was told that there is no more of it.
+    pub(super) fn tells_sold_out(&self) -> bool {
+        matches!(&self.told, Told::Refused { code, .. } if code == "insufficient_stock")
+    }
+
+    /// The region that told what became of the order.
+    pub(super) fn by(&self) -> Option<RegionId> {
+        match self.told {
+            Told::Acknowledged { by, .. } | Told::Refused { by, .. } => by,
+            Told::Later { .. } | Told::NoAnswer { .. } | Told::HungUp => None,
+        }
+    }
 }
 
 impl Wish {
+    /// Units of all lines.
+    pub(super) fn units(&self) -> i64 {
+        let units: u64 = self.lines.iter().map(|line| line.quantity).sum();
+        i64::try_from(units).unwrap_or(i64::MAX)
+    }
+
     /// The first answer that told what became of it.
     pub(super) fn outcome(&self) -> Option<&Try> {
         let ends =

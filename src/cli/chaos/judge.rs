@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 
 use super::books::Books;
-use super::checks::{anytime, eventually, finally, sale};
+use super::checks::{anytime, eventually, finally, lost, moved, sale};
 use super::faults::Window;
 use super::history::Wish;
 use super::run::Stage;
 use super::samples::Seen;
+use super::stock;
 use super::verdict::Finding;
 use crate::cli::reconcile;
 use crate::runtime::SystemClock;
@@ -42,6 +43,7 @@ pub(super) async fn judge(
     let (auditors, faults) = (&stage.auditors, &stage.scenario.faults);
     let healed_ms = course.healed_ms();
     let destroyed = stage.scenario.destroyed();
+    let is_scarce = stage.scenario.is_scarce();
     // In this order: a saga that ends may show a duplicate, and an order that yields is replicated.
     let sagas = eventually::sagas_end_within_60_s(auditors, healed_ms, *clock).await;
     let run = &*stage.run;
@@ -55,11 +57,11 @@ pub(super) async fn judge(
             anytime::one_order_per_key(history, windows),
             anytime::only_documented_answers(history),
             anytime::never_oversold(&seen),
-            anytime::regions_not_hit_answer(history, faults, windows),
+            anytime::regions_not_hit_answer(history, faults, windows, is_scarce),
         ]
     };
     findings.extend([
-        eventually::first_order_within_10_s(history, faults, windows),
+        eventually::first_order_within_10_s(history, faults, windows, is_scarce),
         eventually::every_shopper_is_told(history),
         sagas,
         yielded,
@@ -69,7 +71,17 @@ pub(super) async fn judge(
         finally::provider_agrees(history, &books),
         finally::units_are_conserved(history, &books, &stage.stock, &destroyed),
         finally::reconciles(&report),
+        moved::rights_do_not_wander(&books, stage.scenario.evacuates()),
     ]);
+    // Where there is more than is wanted, nothing sells out, and where nobody was lost, nothing is left behind.
+    if is_scarce && stage.scenario.loses() {
+        let accounts = &seen.lock().expect("no panic while held").accounts;
+        let stock = &stage.stock;
+        findings.extend([
+            lost::others_sell_what_it_left_within_60_s(faults, windows, accounts, stock),
+            lost::no_more_is_stranded_than_was_open(history, faults, windows, accounts, stock),
+        ]);
+    }
     if let Some(on_sale) = stage.scenario.sale {
         findings.push(sale::all_units_are_sold(history, &books, on_sale.units));
         findings.push(sale::none_refused_while_one_was_left(
@@ -78,6 +90,12 @@ pub(super) async fn judge(
             on_sale.units,
             *began_ms,
         ));
+        if let Some(region) = on_sale.region {
+            let here = stock::share_of(on_sale, &stage.target.regions, region);
+            let finding =
+                sale::rights_come_within_1_s(history, &books, on_sale.units, here, *began_ms);
+            findings.push(finding);
+        }
     }
     Ok(findings)
 }

@@ -20,12 +20,15 @@ macro_rules! built_in {
 /// All of `chaos/scenarios`.
 const BUILT_IN: &[(&str, &str)] = built_in![
     "clock-ahead",
+    "demand-moves-on",
     "destroyed-fenced-zombie",
     "everything",
     "flapping-link",
     "flash-sale",
+    "flash-sale-one-region",
     "flash-sale-wan",
     "halves",
+    "idle-stock-lost",
     "impatient-shoppers",
     "nats-killed",
     "nats-tail-lost",
@@ -38,6 +41,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "region-evacuated",
     "region-frozen",
     "region-killed",
+    "third-of-stock-lost",
     "wan-latencies",
 ];
 

@@ -259,12 +259,12 @@ impl Stage {
         let seconds = self.scenario.seconds;
         let steady = async {
             if let Some(load) = self.scenario.load {
-                shop.steady(load.orders_per_second, load.hang_up_percent, seconds).await;
+                shop.steady(load, seconds).await;
             }
         };
         let sale = async {
             if let Some(sale) = self.scenario.sale {
-                shop.sale(sale.shoppers, seconds).await;
+                shop.sale(sale, seconds).await;
             }
         };
         let course = async {

@@ -36,10 +36,36 @@ pub(super) struct Sample {
     pub(super) rights: Option<u64>,
 }
 
+/// The stock of the run as one region knows it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    /// Whose.
+    pub(super) by: RegionId,
+    /// Since the load began.
+    pub(super) at_ms: u64,
+    /// By the region that holds it, over all SKUs.
+    pub(super) holdings: BTreeMap<RegionId, Holding>,
+}
+
+/// What one region has of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Holding {
+    /// To orders.
+    pub(super) promised: i64,
+    /// To other regions.
+    pub(super) given: i64,
+    /// What it may still sell.
+    pub(super) rights: i64,
+    /// What it may have promised and given at most.
+    pub(super) ceiling: i64,
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) samples: Vec<Sample>,
+    /// Those of all regions that answered.
+    pub(super) accounts: Vec<Account>,
     /// Looks at the stock that at least one region answered.
     pub(super) stock_looks: u64,
     /// Each time more was promised than there is.
@@ -88,9 +114,15 @@ impl Sampler<'_> {
     /// I-01 while things break.
     async fn stock(&self) {
         let mut found = Vec::new();
+        let mut accounts = Vec::new();
         for _ in 0..LOOKS {
-            let Some(rows) = self.rights().await else { return };
-            found = oversold(&rows, self.stock);
+            let known = self.rights().await;
+            if known.is_empty() {
+                return;
+            }
+            let at_ms = self.clock.monotonic_ms();
+            accounts = known.iter().map(|(by, rows)| account(*by, at_ms, rows)).collect();
+            found = oversold(known.values().flatten(), self.stock);
             if found.is_empty() {
                 break;
             }
@@ -98,23 +130,40 @@ impl Sampler<'_> {
         let at_s = self.clock.monotonic_ms() / 1_000;
         let mut seen = self.seen.lock().expect("no panic while held");
         seen.stock_looks += 1;
+        seen.accounts.extend(accounts);
         seen.oversold.extend(found.into_iter().map(|what| format!("at {at_s} s: {what}")));
     }
 
-    async fn rights(&self) -> Option<Vec<RightsRow>> {
-        let looks = self.auditors.values().map(|auditor| async {
+    /// By each region that answers, the rows that it knows.
+    async fn rights(&self) -> BTreeMap<RegionId, Vec<RightsRow>> {
+        let looks = self.auditors.iter().map(|(region, auditor)| async {
             // A frozen database is a part of the scenario.
             let look = auditor.rights(self.run);
-            tokio::time::timeout(ANSWER_LIMIT, look).await.ok().and_then(Result::ok)
+            let rows = tokio::time::timeout(ANSWER_LIMIT, look).await.ok().and_then(Result::ok)?;
+            (!rows.is_empty()).then_some((*region, rows))
         });
-        let answers = futures::future::join_all(looks).await;
-        let rows: Vec<_> = answers.into_iter().flatten().flatten().collect();
-        (!rows.is_empty()).then_some(rows)
+        futures::future::join_all(looks).await.into_iter().flatten().collect()
     }
 }
 
+fn account(by: RegionId, at_ms: u64, rows: &[RightsRow]) -> Account {
+    let mut holdings: BTreeMap<RegionId, Holding> = BTreeMap::new();
+    for row in rows {
+        let Ok(region) = row.region.parse() else { continue };
+        let holding = holdings.entry(region).or_default();
+        holding.promised += row.promised;
+        holding.given += row.granted_out;
+        holding.rights += row.rights;
+        holding.ceiling += row.ceiling;
+    }
+    Account { by, at_ms, holdings }
+}
+
 /// SKUs of which more is promised than there is, going by the newest row of each region that any of them has.
-fn oversold(rows: &[RightsRow], stock: &BTreeMap<String, i64>) -> Vec<String> {
+fn oversold<'a>(
+    rows: impl IntoIterator<Item = &'a RightsRow>,
+    stock: &BTreeMap<String, i64>,
+) -> Vec<String> {
     let mut newest: BTreeMap<_, &RightsRow> = BTreeMap::new();
     for row in rows {
         let place = newest.entry((&row.sku, &row.node, &row.region, row.epoch)).or_insert(row);
@@ -149,6 +198,9 @@ mod tests {
             promised,
             withdrawn: 0,
             rights: 0,
+            granted_in: 0,
+            granted_out: 0,
+            ceiling: 0,
         }
     }
 

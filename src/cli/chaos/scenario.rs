@@ -17,6 +17,12 @@ const RATE_MAX: u64 = 200;
 /// Each shopper of a sale has a connection of their own.
 const SHOPPERS_MAX: u64 = 3_000;
 
+/// SKUs of the steady load. More would sell too seldom to show anything of each.
+const SKUS_MAX: u64 = 100;
+
+/// Units of a SKU that is to sell out. At the highest rate no more are sold in a run.
+const UNITS_MAX: u64 = 100_000;
+
 /// Faults of one scenario; more would not be told apart in its picture.
 const FAULTS_MAX: usize = 24;
 
@@ -52,9 +58,30 @@ pub(super) struct Load {
     /// Orders are placed with `durability: remote`.
     #[serde(default)]
     pub(super) remote: bool,
+    /// How many SKUs they choose from.
+    #[serde(default = "ten")]
+    pub(super) skus: u64,
+    /// Units of each SKU, spread evenly over the regions: scarce, so that it may sell out. Without it there is more than
+    /// is wanted.
+    pub(super) units: Option<u64>,
+    /// All shoppers are at home in one region, and in the next one after so many seconds, and so on. Without it they are of
+    /// all regions.
+    pub(super) moves_on_s: Option<u64>,
 }
 
-/// A flash sale, at the first second.
+impl Load {
+    /// Where the shopper of this number is at home.
+    pub(super) fn home(self, regions: &[RegionId], serial: u64) -> RegionId {
+        let turn = self.moves_on_s.map(|seconds| serial / (self.orders_per_second * seconds));
+        home(regions, turn.unwrap_or(serial))
+    }
+}
+
+fn ten() -> u64 {
+    10
+}
+
+/// A flash sale.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sale {
@@ -62,6 +89,24 @@ pub(super) struct Sale {
     pub(super) shoppers: u64,
     /// Spread evenly over the regions.
     pub(super) units: u64,
+    /// The second at which they all come.
+    #[serde(default)]
+    pub(super) from: u64,
+    /// All shoppers are at home there; without it they are of all regions.
+    pub(super) region: Option<RegionId>,
+}
+
+impl Sale {
+    /// Where the shopper of this number is at home.
+    pub(super) fn home(self, regions: &[RegionId], serial: u64) -> RegionId {
+        self.region.unwrap_or_else(|| home(regions, serial))
+    }
+}
+
+/// Where shoppers of all regions are at home, by their number.
+pub(super) fn home(regions: &[RegionId], serial: u64) -> RegionId {
+    let index = usize::try_from(serial % regions.len() as u64);
+    regions[index.expect("less than the number of regions")]
 }
 
 /// Something that is broken for a while.
@@ -97,6 +142,9 @@ pub(super) enum Inflict {
     /// The region is gone with its data, and the others take over what it had not sold; at the end it comes back on its
     /// image, and begins anew.
     Destroy(Disk),
+    /// The region is killed, and the others take over what it had not sold above its ceilings; at the end it is started on
+    /// its disks, and rejoins.
+    Lose(Disk),
     /// The region is given up while it lives; at the end it takes orders again.
     Evacuate(Disk),
     /// The region's time of day is wrong.
@@ -209,6 +257,9 @@ impl Scenario {
         }
         if let Some(load) = self.load {
             within("orders_per_second", load.orders_per_second, RATE_MAX)?;
+            within("skus", load.skus, SKUS_MAX)?;
+            within("units", load.units.unwrap_or(1), UNITS_MAX)?;
+            within("moves_on_s", load.moves_on_s.unwrap_or(1), SECONDS_MAX)?;
             if load.hang_up_percent > 100 {
                 return Err("`hang_up_percent` is more than all".into());
             }
@@ -216,6 +267,9 @@ impl Scenario {
         if let Some(sale) = self.sale {
             within("shoppers", sale.shoppers, SHOPPERS_MAX)?;
             within("units", sale.units, sale.shoppers)?;
+            if sale.from >= self.seconds {
+                return Err(format!("the sale begins at {}, which is too late", sale.from));
+            }
         }
         if self.faults.len() > FAULTS_MAX {
             return Err(format!("{} faults; at most {FAULTS_MAX}", self.faults.len()));
@@ -253,6 +307,7 @@ impl Scenario {
             | Inflict::ForgetBroker(_)
             | Inflict::FillDisk(_)
             | Inflict::Image(_)
+            | Inflict::Lose(_)
             | Inflict::Evacuate(_)
             | Inflict::SetClock(_)
             | Inflict::PayWith(_) => None,
@@ -260,9 +315,25 @@ impl Scenario {
         lost.collect()
     }
 
+    /// The stock of the steady load may sell out, so that a shopper may be refused.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.load.is_some_and(|load| load.units.is_some())
+    }
+
+    /// A region is lost and comes back with its data.
+    pub(super) fn loses(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.inflict, Inflict::Lose(_)))
+    }
+
+    /// An operator moves all rights of a region.
+    pub(super) fn evacuates(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.inflict, Inflict::Evacuate(_)))
+    }
+
     /// Every region that is named.
     pub(super) fn regions(&self) -> BTreeSet<RegionId> {
-        self.faults.iter().flat_map(|fault| fault.inflict.regions()).collect()
+        let of_faults = self.faults.iter().flat_map(|fault| fault.inflict.regions());
+        of_faults.chain(self.sale.and_then(|sale| sale.region)).collect()
     }
 }
 
@@ -296,6 +367,7 @@ impl Fault {
             | Inflict::FillDisk(_)
             | Inflict::Image(_)
             | Inflict::Destroy(_)
+            | Inflict::Lose(_)
             | Inflict::Evacuate(_)
             | Inflict::SetClock(_)
             | Inflict::PayWith(_) => {}
@@ -315,6 +387,7 @@ impl Inflict {
             Self::FillDisk(disk)
             | Self::Image(disk)
             | Self::Destroy(disk)
+            | Self::Lose(disk)
             | Self::Evacuate(disk) => Some(disk.region),
             Self::ForgetBroker(_)
             | Self::Cut(_)
@@ -337,6 +410,7 @@ impl Inflict {
             Self::FillDisk(disk)
             | Self::Image(disk)
             | Self::Destroy(disk)
+            | Self::Lose(disk)
             | Self::Evacuate(disk) => vec![disk.region],
             Self::SetClock(clock) => vec![clock.region],
             Self::Cut(cut) => cut.between.iter().chain(&cut.and).copied().collect(),
@@ -382,6 +456,7 @@ impl fmt::Display for Inflict {
             Self::FillDisk(disk) => write!(f, "{}'s disk full", disk.region),
             Self::Image(disk) => write!(f, "image of {} made", disk.region),
             Self::Destroy(disk) => write!(f, "{} destroyed and fenced", disk.region),
+            Self::Lose(disk) => write!(f, "{} lost and fenced", disk.region),
             Self::Evacuate(disk) => write!(f, "{} given up", disk.region),
             Self::SetClock(Ahead { region, ahead_s }) => {
                 write!(f, "{region}'s clock off by {ahead_s} s")
@@ -457,6 +532,11 @@ mod tests {
             let refused = fault(text).unwrap_err().to_string();
             assert!(refused.contains(reason) && refused.starts_with("scenario some"), "{refused}");
         }
+        let late = Scenario::parse(
+            "late",
+            "title = \"t\"\nseconds = 20\n[sale]\nshoppers = 2\nunits = 1\nfrom = 20",
+        );
+        assert!(late.unwrap_err().to_string().contains("too late"));
         let idle = Scenario::parse("idle", "title = \"t\"\nseconds = 20").unwrap_err();
         assert!(idle.to_string().contains("nothing would be ordered"), "{idle}");
     }
@@ -478,6 +558,18 @@ mod tests {
             (3_000, false, false),
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn shoppers_are_of_all_regions_in_turn_or_of_one_after_the_other() {
+        let regions = ["a", "b", "c"].map(|name| name.parse().unwrap());
+        let homes = |more: &str, serials: &[u64]| {
+            let load = Scenario::parse("t", &format!("{LOAD}{more}")).unwrap().load.unwrap();
+            let homes = serials.iter().map(|serial| load.home(&regions, *serial).to_string());
+            homes.collect::<Vec<_>>().concat()
+        };
+        assert_eq!(homes("", &[0, 1, 2, 3]), "abca");
+        assert_eq!(homes("moves_on_s = 5", &[0, 199, 200, 399, 400, 600]), "aabbca");
     }
 
     #[test]

@@ -14,14 +14,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::history::{Line, Recorder, Told, Try, Wish};
+use super::scenario::{Load, Sale};
 use super::tokens::{Tokens, customer, sale_customer};
 use crate::cli::client::{Answer, ApiClient, Call};
 use crate::ports::Clock as _;
 use crate::runtime::SystemClock;
 use crate::types::RegionId;
-
-/// SKUs that the steady load chooses from.
-pub(super) const SKUS: u64 = 10;
 
 /// The most units of one line.
 const QUANTITY_MAX: u64 = 3;
@@ -77,8 +75,9 @@ struct Placed {
 
 impl Shop<'_> {
     /// Orders at a steady rate for so long, whatever happens to the earlier ones.
-    pub(super) async fn steady(&self, rate: u64, hang_up_percent: u64, seconds: u64) {
+    pub(super) async fn steady(&self, load: Load, seconds: u64) {
         let give_up_ms = seconds * 1_000 + ASK_ON_MS;
+        let Load { orders_per_second: rate, hang_up_percent, .. } = load;
         let shoppers = futures::stream::iter(0..rate * seconds)
             .then(|serial| async move {
                 let due_ms = serial * 1_000 / rate;
@@ -91,7 +90,7 @@ impl Shop<'_> {
                 let hang_up_ms =
                     (dice % 100 < hang_up_percent).then_some((dice >> 8) % HANG_UP_MS_MAX);
                 let ask_again = (dice >> 24) % 100 < ASK_AGAIN_PERCENT;
-                let wish = self.wish(serial);
+                let wish = self.wish(serial, load);
                 self.shop(customer(serial), wish, hang_up_ms, ask_again, give_up_ms)
             })
             .buffer_unordered(IN_FLIGHT_MAX);
@@ -99,12 +98,14 @@ impl Shop<'_> {
     }
 
     /// All want one unit of the same, at once.
-    pub(super) async fn sale(&self, shoppers: u64, seconds: u64) {
+    pub(super) async fn sale(&self, sale: Sale, seconds: u64) {
         let give_up_ms = seconds * 1_000 + ASK_ON_MS;
-        let crowd = (0..shoppers).map(|serial| {
+        let left_ms = (sale.from * 1_000).saturating_sub(self.clock.monotonic_ms());
+        tokio::time::sleep(Duration::from_millis(left_ms)).await;
+        let crowd = (0..sale.shoppers).map(|serial| {
             let wish = Wish {
                 key: format!("{}-sale-{serial}", self.run),
-                home: home(self.regions, serial),
+                home: sale.home(self.regions, serial),
                 lines: vec![Line { sku: sale_sku(self.run), quantity: 1 }],
                 card: "tok_ok".to_owned(),
                 on_sale: true,
@@ -116,20 +117,20 @@ impl Shop<'_> {
     }
 
     /// What the shopper of this number wants: mostly one line.
-    fn wish(&self, serial: u64) -> Wish {
-        let dice = scattered(serial);
-        let first = dice % SKUS;
+    fn wish(&self, serial: u64, load: Load) -> Wish {
+        let (dice, skus) = (scattered(serial), load.skus);
+        let first = dice % skus;
         let mut lines =
             vec![Line { sku: sku(self.run, first), quantity: 1 + (dice >> 16) % QUANTITY_MAX }];
-        if dice.is_multiple_of(4) {
-            lines.push(Line { sku: sku(self.run, (first + 1) % SKUS), quantity: 1 });
+        if dice.is_multiple_of(4) && skus > 1 {
+            lines.push(Line { sku: sku(self.run, (first + 1) % skus), quantity: 1 });
         }
         let cards = (self.cards)();
         let turn = usize::try_from(serial).unwrap_or_default();
         let card = cards.get(turn % cards.len().max(1)).cloned();
         Wish {
             key: format!("{}-{serial}", self.run),
-            home: home(self.regions, serial),
+            home: load.home(self.regions, serial),
             lines,
             card: card.unwrap_or_else(|| "tok_ok".to_owned()),
             on_sale: false,
@@ -202,12 +203,6 @@ impl Shop<'_> {
         };
         Try { via, sent_ms, ended_ms: self.clock.monotonic_ms(), told }
     }
-}
-
-/// Where the shopper of this number is at home.
-pub(super) fn home(regions: &[RegionId], serial: u64) -> RegionId {
-    let index = usize::try_from(serial % regions.len() as u64);
-    regions[index.expect("less than the number of regions")]
 }
 
 /// The SKU of this number.

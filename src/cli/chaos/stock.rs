@@ -8,8 +8,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::run::Stage;
-use super::scenario::Scenario;
-use super::shoppers::{PRICE, SKUS, sale_sku, sku};
+use super::scenario::{Sale, Scenario};
+use super::shoppers::{PRICE, sale_sku, sku};
 use crate::cli::seed::load::{ProductSpec, Receipt, Stocking, load};
 use crate::cli::seed::places;
 use crate::types::{RegionId, split_by_largest_remainder};
@@ -26,7 +26,8 @@ const KNOWN_EVERYWHERE_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Units by SKU: of the steady load's, each region alone could sell what all regions' shoppers want.
+/// Units by SKU: of the steady load's, each region alone could sell what all regions' shoppers want, where the scenario
+/// does not say how many there are.
 pub(super) fn wanted(
     scenario: &Scenario,
     regions: &[RegionId],
@@ -34,16 +35,25 @@ pub(super) fn wanted(
 ) -> BTreeMap<String, i64> {
     let mut stock = BTreeMap::new();
     if let Some(load) = scenario.load {
-        let demand = load.orders_per_second * scenario.seconds * UNITS_OF_AN_ORDER_MAX / SKUS;
-        let units = (demand + MARGIN_UNITS) * regions.len() as u64;
+        let demand = load.orders_per_second * scenario.seconds * UNITS_OF_AN_ORDER_MAX / load.skus;
+        let plenty = (demand + MARGIN_UNITS) * regions.len() as u64;
+        let units = load.units.unwrap_or(plenty);
         let units = i64::try_from(units).expect("a scenario's load is bounded");
-        stock.extend((0..SKUS).map(|number| (sku(run, number), units)));
+        stock.extend((0..load.skus).map(|number| (sku(run, number), units)));
     }
     if let Some(sale) = scenario.sale {
         let units = i64::try_from(sale.units).expect("a scenario's sale is bounded");
         stock.insert(sale_sku(run), units);
     }
     stock
+}
+
+/// How many units of a sale a region has.
+pub(super) fn share_of(sale: Sale, regions: &[RegionId], region: RegionId) -> u64 {
+    let units = i64::try_from(sale.units).expect("a scenario's sale is bounded");
+    let shares = split_by_largest_remainder(units, &vec![1; regions.len()]);
+    let of_region = regions.iter().zip(shares).find(|(known, _)| **known == region);
+    of_region.and_then(|(_, share)| u64::try_from(share).ok()).unwrap_or(0)
 }
 
 /// Puts the goods there, and waits until every region knows all of them.

@@ -6,15 +6,15 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::scenario::Scenario;
-use super::shoppers::home;
 use crate::http::auth::Role;
 use crate::http::auth::issuer::{self, Mint};
 use crate::ports::Clock as _;
 use crate::runtime::SystemClock;
 use crate::types::RegionId;
 
-/// Different people of the steady load. A region lets each of them ask 50 times a second.
-const CUSTOMERS: u64 = 200;
+/// Different people of the steady load. A region lets each of them ask 50 times a second, and one that is back serves five of
+/// a hundred at first: of its 200 some ten, whose turns come every second or two.
+const CUSTOMERS: u64 = 600;
 
 /// How long tokens are good: longer than any run, also for a region whose clock is hours ahead.
 const TOKEN_TTL: Duration = Duration::from_hours(24);
@@ -32,11 +32,16 @@ impl<'a> Tokens<'a> {
 
     /// Makes those of all first tries.
     pub(super) fn prepare(&self, scenario: &Scenario, regions: &[RegionId]) -> anyhow::Result<()> {
-        for serial in 0..CUSTOMERS * regions.len() as u64 {
-            self.of(&customer(serial), home(regions, serial))?;
+        if let Some(load) = scenario.load {
+            // The same people come again and again, and may be at home elsewhere by then.
+            for serial in 0..load.orders_per_second * scenario.seconds {
+                self.of(&customer(serial), load.home(regions, serial))?;
+            }
         }
-        for serial in 0..scenario.sale.map_or(0, |sale| sale.shoppers) {
-            self.of(&sale_customer(serial), home(regions, serial))?;
+        if let Some(sale) = scenario.sale {
+            for serial in 0..sale.shoppers {
+                self.of(&sale_customer(serial), sale.home(regions, serial))?;
+            }
         }
         Ok(())
     }

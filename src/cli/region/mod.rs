@@ -302,6 +302,40 @@ pub(super) async fn begin_anew(target: &Target, region: RegionId) -> anyhow::Res
     pull(target, "rejoin", region, region).await.map(drop)
 }
 
+/// Waits until a region knows that it was fenced, and has it rejoin. One that all regions take for one that is back is.
+pub(super) async fn come_back(target: &Target, region: RegionId) -> anyhow::Result<()> {
+    let settled = async {
+        loop {
+            let views =
+                futures::future::join_all(target.regions.iter().map(|by| look(target, *by)));
+            let views = views.await;
+            let status = |view: &Viewpoint| {
+                let seen = view.sees.iter().find(|seen| seen["region"] == region.as_str());
+                seen.map(|seen| seen["status"].clone())
+            };
+            let own = views.iter().find(|view| view.seen_from == region).and_then(status);
+            if own.as_ref().is_some_and(|own| own == "fenced") {
+                return true;
+            }
+            let is_back = own.is_some_and(|own| own == "ready")
+                && views.iter().all(|view| status(view).is_some_and(|seen| seen != "fenced"));
+            if is_back {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let is_fenced = tokio::time::timeout(BEGUN_WITHIN, settled).await.map_err(|_| {
+        anyhow::anyhow!(
+            "{region} does not say that it was fenced; is it started, and are the others there?"
+        )
+    })?;
+    if is_fenced {
+        pull(target, "rejoin", region, region).await?;
+    }
+    Ok(())
+}
+
 /// Waits until a region that begins anew is there again. Answers its status.
 async fn until_begun(target: &Target, region: RegionId, epoch: &Value) -> anyhow::Result<Value> {
     let begun = async {

@@ -263,13 +263,13 @@ struct RegionStockOut {
     /// Whose.
     #[schema(value_type = String)]
     region: RegionId,
-    /// What it may still sell.
+    /// What it may still sell. Of one that is `fenced` this is stranded: nobody sells it before the region is back.
     rights: u64,
     /// What it has promised to orders.
     spent: u64,
     /// The most it may have promised.
     ceiling: u64,
-    /// `active`, or how this region sees it otherwise.
+    /// How this region sees it, in the words of `GET /admin/regions`.
     status: String,
 }
 

@@ -38,14 +38,7 @@ pub(in crate::http) async fn list_regions(
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let after: Option<RegionId> = page::cursor(query.cursor.as_deref())?;
-    let mut regions = context.app.regions();
-    for status in &mut regions {
-        let fenced = |rights: &Arc<Rights>| rights.is_fenced_region(status.region);
-        if !status.own && context.rights.as_ref().is_some_and(fenced) {
-            let is_retired = is_retired(&context, status.region).await;
-            status.status = if is_retired { "retired" } else { "fenced" };
-        }
-    }
+    let mut regions = seen_regions(&context).await;
     if let Some(after) = after {
         let given = regions.iter().position(|status| status.region == after);
         regions.drain(..given.map_or(0, |last| last + 1));
@@ -56,6 +49,19 @@ pub(in crate::http) async fn list_regions(
     let items = page.items.into_iter();
     let items = items.map(|status| RegionOut::of(status, epoch, alone.as_ref())).collect();
     Ok(json(&Page { items, next_cursor: page.next_cursor }))
+}
+
+/// Every region as seen from here, this one first. Whatever is heard of one that was fenced, that is what counts.
+pub(super) async fn seen_regions(context: &Context) -> Vec<RegionStatus> {
+    let mut regions = context.app.regions();
+    for status in &mut regions {
+        let fenced = |rights: &Arc<Rights>| rights.is_fenced_region(status.region);
+        if !status.own && context.rights.as_ref().is_some_and(fenced) {
+            let is_retired = is_retired(context, status.region).await;
+            status.status = if is_retired { "retired" } else { "fenced" };
+        }
+    }
+    regions
 }
 
 async fn is_retired(context: &Context, region: RegionId) -> bool {

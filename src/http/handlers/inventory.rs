@@ -34,8 +34,9 @@ pub(in crate::http) async fn get_inventory(
 ) -> Result<Response, Problem> {
     let app = &context.app;
     let view = app.inventory(&sku).await?.ok_or_else(|| Problem::not_found("SKU"))?;
+    let seen = super::admin::seen_regions(&context).await;
     let statuses: BTreeMap<_, _> =
-        app.regions().into_iter().map(|region| (region.region, region.status)).collect();
+        seen.into_iter().map(|region| (region.region, region.status)).collect();
     let status = |region| statuses.get(&region).copied().unwrap_or("unknown").to_owned();
     let mut as_of = BTreeMap::from([(context.region, app.region.tick())]);
     for region in statuses.keys() {

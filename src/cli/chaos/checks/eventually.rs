@@ -26,11 +26,12 @@ const SAGAS_WITHIN_MS: u64 = 60_000;
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
-/// Each region that was broken takes orders again. Pure.
+/// Each region that was broken takes orders again; where the stock may sell out, it may tell so instead. Pure.
 pub(in crate::cli::chaos) fn first_order_within_10_s(
     history: &[Wish],
     faults: &[Fault],
     windows: &[Window],
+    is_scarce: bool,
 ) -> Finding {
     const CHECK: &str = "eventually_first_order_within_10_s";
     let mut slowest_ms = None;
@@ -42,10 +43,11 @@ pub(in crate::cli::chaos) fn first_order_within_10_s(
             continue;
         };
         for region in fault.regions() {
-            let orders = history.iter().filter_map(Wish::acknowledged);
-            let by_it =
-                orders.filter(|order| order.by == Some(region) && order.sent_ms >= healed_ms);
-            match by_it.map(|order| order.at_ms - healed_ms).min() {
+            let told = history.iter().filter_map(Wish::outcome);
+            let by_it = told.filter(|told| told.by() == Some(region) && told.sent_ms >= healed_ms);
+            let served =
+                by_it.filter(|told| told.order().is_some() || (is_scarce && told.tells_sold_out()));
+            match served.map(|told| told.ended_ms - healed_ms).min() {
                 Some(ms) if ms <= FIRST_ORDER_WITHIN_MS => slowest_ms = slowest_ms.max(Some(ms)),
                 Some(ms) => late.push(format!("{region} after {ms} ms ({fault})")),
                 None => late.push(format!("{region} took no order any more ({fault})")),
@@ -192,14 +194,19 @@ mod tests {
         let healed = [Window { fault: 0, from_ms: 1_000, to_ms: Some(2_000) }];
         let judge = |sent_ms: u64| {
             let history = [wish("k", vec![acknowledged("o", sent_ms)])];
-            first_order_within_10_s(&history, &faults, &healed).outcome
+            first_order_within_10_s(&history, &faults, &healed, false).outcome
         };
         assert_eq!(judge(2_500), Outcome::Passed);
         assert_eq!(judge(1_500), Outcome::Failed, "only before it was healed");
         assert_eq!(judge(12_500), Outcome::Failed, "too late");
         let never = [Window { to_ms: None, ..healed[0] }];
-        assert_eq!(first_order_within_10_s(&[], &faults, &never).outcome, Outcome::Failed);
-        assert_eq!(first_order_within_10_s(&[], &faults, &[]).outcome, Outcome::Skipped);
+        assert_eq!(first_order_within_10_s(&[], &faults, &never, false).outcome, Outcome::Failed);
+        assert_eq!(first_order_within_10_s(&[], &faults, &[], false).outcome, Outcome::Skipped);
+        let sold_out = [wish("k", vec![refused(409, "insufficient_stock", 2_500)])];
+        for (is_scarce, expected) in [(false, Outcome::Failed), (true, Outcome::Passed)] {
+            let finding = first_order_within_10_s(&sold_out, &faults, &healed, is_scarce);
+            assert_eq!(finding.outcome, expected);
+        }
     }
 
     #[test]

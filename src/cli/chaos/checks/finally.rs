@@ -126,8 +126,7 @@ pub(in crate::cli::chaos) fn provider_agrees(history: &[Wish], books: &Books) ->
     }
     for wish in history {
         let stands = statuses.get(wish.key.as_str()).map(standing).unwrap_or_default();
-        let units: u64 = wish.lines.iter().map(|line| line.quantity).sum();
-        let price = i64::try_from(units).unwrap_or(i64::MAX).saturating_mul(PRICE);
+        let price = wish.units().saturating_mul(PRICE);
         let paid: i64 = stands.iter().filter_map(|order| paid_for.get(order)).sum();
         if !stands.is_empty() && paid != price {
             broken.push(format!("key {}: {paid} is to be paid for goods of {price}", wish.key));

@@ -21,6 +21,9 @@ fn good() -> (Vec<Wish>, Books, BTreeMap<String, i64>) {
         promised: 1,
         withdrawn: 0,
         rights: 4,
+        granted_in: 0,
+        granted_out: 0,
+        ceiling: 5,
     };
     let payment = PaymentRow {
         order_id: "o".to_owned(),
@@ -36,6 +39,7 @@ fn good() -> (Vec<Wish>, Books, BTreeMap<String, i64>) {
         reserved: [(region("a"), [("s".to_owned(), 1)].into())].into(),
         payments: vec![payment],
         held: vec![hold],
+        transfers: BTreeMap::new(),
     };
     (vec![wish("k", vec![acknowledged("o", 0)])], books, [("s".to_owned(), 5)].into())
 }
