@@ -20,7 +20,7 @@ inflict.kill = { region = "eu-west", component = "postgres" }
 
 const STOCK_LOST: &str = r#"
 title = "A region with a third of the stock is lost while another one sells it out"
-seconds = 28
+seconds = 40
 [load]
 orders_per_second = 12
 skus = 1
