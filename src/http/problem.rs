@@ -63,11 +63,11 @@ codes! {
     ChannelRefTaken = "channel_ref_taken" CONFLICT "The reference is taken" "`channel_order_ref` names an order in this channel that is another customer's. Nothing was done; order with another reference.";
     RegionSetBack = "region_set_back" CONFLICT "The region's database was set back" "The database of the region has forgotten what it had written, so taking orders again could oversell. It stays out of traffic until the database that remembers is put back, or the region rejoins as a new incarnation.";
     RejoinUnderWay = "rejoin_under_way" CONFLICT "The region is rejoining" "A new incarnation of the region is being prepared. Nothing else was begun; look at the status of the region.";
-    RejoinRefused = "rejoin_refused" CONFLICT "The region can't rejoin as it is" "What the regions know of an order can't be put together. The region stays out of traffic; the detail names the order, and a person has to look at it.";
+    RejoinRefused = "rejoin_refused" CONFLICT "The region can't rejoin as it is" "What the regions know of an order can't be put together: the detail names it, and a person has to look at it. Or a region that is gone for good may have known of this one what its database has forgotten: put a newer database in place. The region stays out of traffic.";
     NoEvacuation = "no_evacuation" CONFLICT "No evacuation is under way" "There is nothing to abort. Nothing was changed.";
     EvacuationPastReturn = "evacuation_past_return" CONFLICT "The evacuation can't be aborted any more" "Orders have moved to another region. It goes to its end; evacuate that region if the orders are to come back.";
     NotFenceable = "not_fenceable" CONFLICT "This region can't fence that one" "A region is fenced by another one that lives. A witness sells nothing: it is not fenced, evacuated or retired, and does none of that itself. Nobody is gone who is heard. Nothing was done.";
-    NotRetirable = "not_retirable" CONFLICT "The region can't be retired now" "A region is retired after it was fenced, while it is not heard, by the region that fenced it. The detail says what is not so, and what to do.";
+    NotRetirable = "not_retirable" CONFLICT "The region can't be retired now" "A region is retired after it was fenced, while it is not heard, by the region that fenced it; and of two requests at once one counts. The detail says what is not so, and what to do.";
     SecondPersonNeeded = "second_person_needed" CONFLICT "Another person has to confirm" "Whoever asked for a region to be retired can't confirm it as well. Nothing was changed; somebody else repeats the call with a token of theirs.";
     NotRetryable = "not_retryable" CONFLICT "Nothing to retry" "The saga has ended; there is nothing to try again.";
     PreconditionFailed = "precondition_failed" PRECONDITION_FAILED "It changed meanwhile" "If-Match names an older version. Read it again, decide again.";
@@ -84,7 +84,7 @@ codes! {
     RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region, its database was set back, or it is not known yet whether it was. Nothing was done; the load balancer sends a new try to another region.";
     HomeRegionUnavailable = "home_region_unavailable" SERVICE_UNAVAILABLE "The home region does not answer" "Only the home region can do this and it can't be reached. Repeat it with the same Idempotency-Key after Retry-After.";
     NoMajority = "no_majority" SERVICE_UNAVAILABLE "Too few regions can be reached" "A majority of the regions must agree to this. What was agreed on by then stands; repeat it when more regions can be reached.";
-    EveryRegionNeeded = "every_region_needed" SERVICE_UNAVAILABLE "Not every region answers" "Before a region begins anew, or is retired, every other one has to tell what it knows. What was done by then stands, and is gone on with; repeat it when all can be reached.";
+    EveryRegionNeeded = "every_region_needed" SERVICE_UNAVAILABLE "Not every region answers" "Before a region begins anew, or is retired, every other one that is not gone for good has to tell what it knows. What was done by then stands, and is gone on with; repeat it when all can be reached.";
     DependencyUnavailable = "dependency_unavailable" SERVICE_UNAVAILABLE "A dependency does not answer" "The database or a provider does not answer. Repeat it with the same Idempotency-Key after Retry-After.";
     Overloaded = "overloaded" SERVICE_UNAVAILABLE "Too busy" "A queue is full. Nothing was done; try again after Retry-After.";
 }

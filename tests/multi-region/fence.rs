@@ -47,10 +47,7 @@ async fn the_others_sell_what_a_lost_region_had_above_its_ceiling_and_it_comes_b
     assert_eq!((&item["reason"], &item["units"], &item["ceiling"]), expected, "{item}");
     // Of one SKU a region tells it as well.
     let stock = of_lost(&world.inventory("us-east", &sku).await);
-    assert_eq!(
-        (&stock["status"], stock["rights"].as_u64()),
-        (&"fenced".into(), Some(ceiling - 5))
-    );
+    assert_eq!((&stock["status"], stock["rights"].as_u64()), (&"fenced".into(), Some(ceiling - 5)));
     let again = world.entrepot(&["region", "fence", lost, "--json"]);
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!(again["taken_over"]["units"], 0, "nothing is taken twice: {again}");
