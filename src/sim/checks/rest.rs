@@ -333,7 +333,14 @@ impl Checks {
                     let last = events.last().map(|event| event.chain_hash.as_str());
                     let home = homes.get(id).map(|home| home.chain_hash.as_str());
                     if last != home || u64::try_from(events.len()) != Ok(record.version) {
-                        let what = format!("{} has another history of {id}", memory.region());
+                        let own = record.version;
+                        let there =
+                            homes.get(id).map(|home| (home.order.home_region, home.version));
+                        let what = format!(
+                            "{} has another history of {id}: {} events at version {own}, its home and version there: {there:?}",
+                            memory.region(),
+                            events.len()
+                        );
                         self.broken(InvariantId::FoldGivesState, what);
                     }
                     continue;
