@@ -118,7 +118,7 @@ faults! {
         ["I-13"] Unit("sim::tests::returned::a_region_that_returns_waits_until_who_acts_for_its_orders_has_stopped");
     HandedBackUnseen = "handed-back-unseen"
         "A region that returns takes its orders back before it has applied what was done with them."
-        ["I-13"] Simulator;
+        ["I-13"] Unit("app::order_lease::tests::all_that_was_done_is_applied_up_to_the_end_of_it");
     FenceForgotten = "fence-forgotten"
         "An acceptor lets a region propose that was fenced and has not said that it is back."
         [] Unit("escrow::register::tests::who_was_fenced_is_refused_until_it_says_that_it_is_back");

@@ -215,8 +215,7 @@ impl OrderLease {
         let stopped = Some((steward, proposer.ballot(), upto));
         *self.stopped.lock().expect("no panic while held") = stopped;
         let applied = self.log.watermarks().await?.get(&steward).map(|mark| mark.position);
-        let is_behind = upto.sequence > 0 && applied.is_none_or(|applied| applied < upto);
-        if is_behind && !is_on(Mutant::HandedBackUnseen) {
+        if !is_applied(upto, applied) {
             return Err(ReclaimError::Behind(steward));
         }
         Ok(())
@@ -260,6 +259,12 @@ impl OrderLease {
         )
         .ok()
     }
+}
+
+/// All that a steward did up to there is applied here.
+fn is_applied(upto: Position, applied: Option<Position>) -> bool {
+    let is_there = upto.sequence == 0 || applied.is_some_and(|applied| applied >= upto);
+    is_there || is_on(Mutant::HandedBackUnseen)
 }
 
 /// What this region's acceptor says of another region's lease.
@@ -311,5 +316,25 @@ impl LeaseHandler {
         let head = self.log.head().await;
         let head = head.map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(LeaseAnswer::HandedBack(Some(head.position)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_was_done_is_applied_up_to_the_end_of_it() {
+        let at = |epoch, sequence| Position { epoch: Epoch(epoch), sequence };
+        for (upto, applied, expected) in [
+            (at(1, 0), None, true),
+            (at(1, 3), None, false),
+            (at(1, 3), Some(at(1, 2)), false),
+            (at(1, 3), Some(at(1, 3)), true),
+            (at(2, 1), Some(at(1, 9)), false),
+            (at(1, 3), Some(at(2, 0)), true),
+        ] {
+            assert_eq!(is_applied(upto, applied), expected, "{upto} {applied:?}");
+        }
     }
 }
