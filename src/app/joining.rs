@@ -168,7 +168,7 @@ impl Joining<'_> {
                 Take::Nothing if known.len() == theirs.len() => {}
                 Take::Nothing => news.we_know_more.push(history.id),
                 Take::Append => news.learned.push(self.learned(peer, &known, false, history)?),
-                Take::Replace => news.learned.push(self.learned(peer, &[], true, history)?),
+                Take::Replace => news.learned.push(self.learned(peer, &known, true, history)?),
             }
         }
         Ok((told.len(), news))
@@ -194,10 +194,11 @@ impl Joining<'_> {
         let saga = is_ours.then(|| SagaRecord::taken_up(&record.order, now_ms));
         let mut commits = history.commits;
         for commit in &mut commits {
-            commit.retain(|event| event.seq > known.len() as u64);
+            commit.retain(|event| replaces || event.seq > known.len() as u64);
         }
         commits.retain(|commit| !commit.is_empty());
-        Ok(Learned { record, commits, replaces, intent: history.intent, saga })
+        let known = known.len() as u64;
+        Ok(Learned { record, known, commits, replaces, intent: history.intent, saga })
     }
 }
 

@@ -20,6 +20,8 @@ use crate::types::{Actor, Epoch, HlcTimestamp, OrderId, RegionId, RegionNumber, 
 pub struct Learned {
     /// As it is after what is learned.
     pub record: OrderRecord,
+    /// How many of its events were known here when this was put together; none of an unknown order.
+    pub known: u64,
     /// The commits that are missing here; where `replaces`, all of them.
     pub commits: Vec<Vec<Event>>,
     /// What is here is another history: it is set aside for people.
@@ -95,7 +97,8 @@ pub trait RejoinStore: Send + Sync {
     ) -> Result<Vec<History>, StoreError>;
 
     /// Takes over what others know of own orders, in one transaction. `false`: nothing was done, because one of them
-    /// has a channel's reference that another order still stands under here.
+    /// has a channel's reference that another order still stands under here. An error, and nothing was done, where more is known of
+    /// one by now than was then.
     async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError>;
 
     /// Own orders that nobody works on though something is left to do, in order of ids, after one.

@@ -18,7 +18,7 @@ use super::encode::{
 use super::load::intent_record;
 use super::registers;
 use super::rights::{PgRights, epoch_column, execute, keyed_row, merge};
-use super::{PgStore, load, sagas, within};
+use super::{PgStore, sagas, within};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, Payload};
 use crate::domain::idempotency::IntentRecord;
@@ -39,6 +39,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     PROMISES,
     SLOTS,
     ROWS_OF,
+    LOCK_ORDERS,
     MARKS,
     MARKS_OF,
     INTENTS_OF,
@@ -93,6 +94,11 @@ SELECT sku, node, owner, epoch, version, received, granted::text AS granted, spe
        ballot_round, ballot_region, sequence, ceiling, credits::text AS credits
 FROM rights WHERE owner = $1 AND (sku, node, owner, epoch) > ($2, $3, $1, $4) AND (version > 0 OR sequence > 0)
 ORDER BY sku, node, owner, epoch LIMIT $5";
+
+/// In one order, so that two that learn at once wait for each other.
+const LOCK_ORDERS: &str = "
+SELECT order_id, version, chain_hash, created_hlc, updated_hlc, document
+FROM orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE";
 
 const MARKS: &str = "
 SELECT order_id, version, chain_hash FROM orders
@@ -416,11 +422,17 @@ async fn write_learned(
     now_ms: u64,
 ) -> Result<(), sqlx::Error> {
     let all = orders.iter().map(|it| it.record.order.id.0).collect::<Vec<_>>();
-    let rows = sqlx::query(load::ORDERS).bind(all).fetch_all(&mut *connection).await?;
+    let rows = sqlx::query(LOCK_ORDERS).bind(all).fetch_all(&mut *connection).await?;
     let stored = rows.iter().map(order_record);
     let stored = stored
         .map(|record| record.map(|record| (record.order.id, record)))
         .collect::<Result<BTreeMap<OrderId, OrderRecord>, _>>()?;
+    for Learned { record, known, .. } in orders {
+        let id = record.order.id;
+        if stored.get(&id).map_or(0, |stored| stored.version) != *known {
+            return Err(sqlx::Error::Protocol(format!("order {id} has changed meanwhile")));
+        }
+    }
     let ids = |of: fn(&Learned) -> bool| -> Vec<Uuid> {
         orders.iter().filter(|it| of(it)).map(|it| it.record.order.id.0).collect()
     };

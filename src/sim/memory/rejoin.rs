@@ -156,6 +156,9 @@ impl RejoinStore for MemoryRights {
         let mut tables = kept.clone();
         for learned in orders {
             let id = learned.record.order.id;
+            if tables.orders.get(&id).map_or(0, |record| record.version) != learned.known {
+                return Err(StoreError::Unavailable(format!("order {id} has changed meanwhile")));
+            }
             let has_moved = learned.record.order.moved.is_some() && !tables.is_set_back();
             if has_moved {
                 tables.keep_move(self.own.region, &learned.record, now_ms);

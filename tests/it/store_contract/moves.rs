@@ -172,8 +172,10 @@ pub(super) async fn an_order_that_was_learned_is_applied_once(kind: Kind) {
     write(&a, &placed, 1).await;
     let record: OrderRecord = placed.record.as_ref().clone();
     let commits = vec![placed.events.clone()];
-    let learned = Learned { record, commits, replaces: false, intent: None, saga: None };
-    assert!(b.rejoin.learn(&[learned], 2).await.unwrap());
+    let learned = Learned { record, known: 0, commits, replaces: false, intent: None, saga: None };
+    assert!(b.rejoin.learn(std::slice::from_ref(&learned), 2).await.unwrap());
+    // What is known by now is not learned again.
+    assert!(b.rejoin.learn(&[learned], 2).await.is_err());
     let ended = after(&a, &placed, 3, cancelled());
     write(&a, &ended, 3).await;
     applies(&b, &a, 0).await;

@@ -46,10 +46,12 @@ fn cancelled(region: RegionId, before: &OrderWrite, time: u64, why: &str) -> Ord
 }
 
 fn learned(write: &OrderWrite, commits: &[&OrderWrite], replaces: bool) -> Learned {
+    let events: usize = commits.iter().map(|write| write.events.len()).sum();
+    let known = if replaces { 2 } else { write.record.version - events as u64 };
     let commits = commits.iter().map(|write| write.events.clone()).collect();
     let record: OrderRecord = write.record.as_ref().clone();
     let saga = SagaRecord::taken_up(&record.order, 7);
-    Learned { record, commits, replaces, intent: None, saga: Some(saga) }
+    Learned { record, known, commits, replaces, intent: None, saga: Some(saga) }
 }
 
 async fn events(subject: &Subject, id: OrderId) -> Vec<Event> {
