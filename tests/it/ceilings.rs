@@ -72,17 +72,19 @@ async fn processes_of_one_region_share_a_ballot_instead_of_outbidding_each_other
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_acceptors_voted_is_known_after_a_restart() {
     let world = World::start().await;
-    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    let [a, _, c] = &world.regions[..] else { unreachable!("three regions") };
     a.receive("x", 200).await;
     let after_raise = a.rights.registers.voters().await.unwrap();
     assert!(after_raise.values().any(|voter| voter.votes > 0), "{after_raise:?}");
     a.rights.fence(c.id).await.unwrap();
     let noted = a.rights.registers.voters().await.unwrap();
     let begun = Rights::voters_of(&std::collections::BTreeMap::new(), noted.clone());
-    assert!(begun[&b.id] > Voter::UNKNOWN, "who voted for the fence: {begun:?}");
+    let has_voted = |voter: &Voter| *voter > Voter::UNKNOWN;
+    assert!(begun.values().any(has_voted), "who voted for the fence: {begun:?}");
     // Less is no news.
-    let less =
-        noted.iter().map(|(region, voter)| (*region, Voter { votes: voter.votes - 1, ..*voter }));
+    let less = noted
+        .iter()
+        .map(|(region, voter)| (*region, Voter { votes: voter.votes.saturating_sub(1), ..*voter }));
     a.rights.registers.note_voters(&less.collect()).await.unwrap();
     assert_eq!(a.rights.registers.voters().await.unwrap(), noted);
 }
