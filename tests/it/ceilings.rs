@@ -86,5 +86,6 @@ async fn what_acceptors_voted_is_known_after_a_restart() {
         .iter()
         .map(|(region, voter)| (*region, Voter { votes: voter.votes.saturating_sub(1), ..*voter }));
     a.rights.registers.note_voters(&less.collect()).await.unwrap();
-    assert_eq!(a.rights.registers.voters().await.unwrap(), noted);
+    let now = a.rights.registers.voters().await.unwrap();
+    assert!(noted.iter().all(|(region, voter)| now[region] >= *voter), "{noted:?} {now:?}");
 }
