@@ -121,7 +121,8 @@ impl Adoption {
     /// the fence lasts.
     pub async fn fence(&self, region: RegionId, is_gone: bool) -> Result<TakenOver, FenceError> {
         // Two regions that act on one order are worse than a wait.
-        if is_gone && self.rights.reachability.heard().contains(&region) {
+        let is_seller = self.rights.witness != Some(region);
+        if is_gone && is_seller && self.rights.reachability.heard_by_anybody(region) {
             return Err(FenceError::Heard(region));
         }
         let taken = self.rights.fence(region).await?;
@@ -219,6 +220,8 @@ impl Adoption {
             lost.is_gone = self.rights.registers.is_gone(region, ballot).await?;
         }
         let is_over = now_ms >= leases_are_over(promised_ms) || is_on(Mutant::LeaseNotWaitedOut);
+        // The word was not so, or is not any more.
+        lost.is_gone &= !self.rights.reachability.heard_by_anybody(region);
         if !(lost.chosen || lost.is_gone || is_over) {
             return Ok(());
         }

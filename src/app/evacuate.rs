@@ -184,6 +184,13 @@ impl Evacuation {
         self.wait_for(run, patience).await
     }
 
+    /// How far one is that something is being done about, whichever process carries it out.
+    pub async fn under_way(&self) -> Result<Option<Progress>, StoreError> {
+        let now_ms = self.region.clock.wall_ms();
+        let known = self.known.evacuation().await?;
+        Ok(known.filter(|known| known.is_under_way(now_ms)).map(|known| known.progress))
+    }
+
     /// Ends one that has not moved orders yet, and takes orders again. Rights that have moved come back as they are
     /// needed. With the name of a run, only that one; asked again, it tells how it ended.
     pub async fn abort(&self, follows: Option<Uuid>) -> Result<Progress, EvacuationError> {

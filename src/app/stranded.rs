@@ -55,7 +55,7 @@ pub async fn stranded(
     limit: usize,
 ) -> Result<(Vec<Stranded>, Option<Place>), StoreError> {
     let latest = rights.registers.latest(region).await?;
-    let retired = records.retirement(region).await?.filter(Retirement::is_done);
+    let retired = records.retirement(region).await?.filter(Retirement::has_ended);
     let ended = retired.map_or(Epoch::NONE, |retired| retired.ends);
     let reason = |owner: Actor| {
         let is_over = owner.epoch < latest;

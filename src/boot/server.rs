@@ -27,7 +27,8 @@ use crate::gateways::SimulatorClient;
 use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{
-    Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RetirementStore, RightsStore,
+    Bus, Clock, Ids, Marker, Reachability, Reader as _, RegisterStore, RejoinStore,
+    RetirementStore, RightsStore,
 };
 use crate::replication::{LinkState, Peers};
 use crate::runtime::{FileMarker, RandomIds, SystemClock, TaskSet, Trust};
@@ -75,6 +76,9 @@ pub async fn run(
     )
     .context("`database_url` can't be used")?;
     let start = store.start(config.number).await?;
+    if config.witness == Some(config.region) {
+        ensure_empty(&store, config.region).await?;
+    }
     let tasks = TaskSet::new();
     let region = Region::new(
         config.region,
@@ -110,6 +114,35 @@ pub async fn run(
     store.close().await;
     let is_over = over.load(Ordering::Relaxed);
     Ok(if is_over { Ended::IncarnationOver } else { Ended::Stopped })
+}
+
+/// A witness can't give up what it holds, and nobody can take it over.
+async fn ensure_empty(store: &PgStore, region: RegionId) -> anyhow::Result<()> {
+    const NODES_AT_ONCE: u32 = 200;
+    let refuse = |what: &str| {
+        anyhow::bail!(
+            "{region} is to be the witness, and has {what}: let it sell again (without `witness = true`), \
+             evacuate it (`entrepot region evacuate {region}`) and switch its nodes off, or give the witness a \
+             database of its own"
+        )
+    };
+    if store.may_sell_alone().await?.get(&region).is_some_and(|sells| sells.units > 0) {
+        return refuse("units to sell");
+    }
+    if !store.standing(region, None, 1).await?.is_empty() {
+        return refuse("orders");
+    }
+    let mut after = None;
+    loop {
+        let nodes = store.nodes(after.as_ref(), NODES_AT_ONCE).await?;
+        if nodes.iter().any(|node| node.region == region && node.active) {
+            return refuse("nodes");
+        }
+        after = match nodes.last() {
+            Some(last) => Some(last.id.clone()),
+            None => return Ok(()),
+        };
+    }
 }
 
 async fn check_schema(config: &RegionConfig) -> anyhow::Result<()> {
@@ -445,6 +478,11 @@ impl Reachability for Heard {
         };
         let others = self.region.numbers.keys().filter(|region| **region != self.region.id);
         others.copied().filter(is_heard).collect()
+    }
+
+    fn heard_by_anybody(&self, region: RegionId) -> bool {
+        let now_ms = self.region.clock.monotonic_ms();
+        self.peers.lock().expect("no panic while held").heard_by_anybody(region, now_ms)
     }
 
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {

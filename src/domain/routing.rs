@@ -133,8 +133,8 @@ fn place(
     if is_old && !is_on(Mutant::OldRouteWins) {
         return None;
     }
-    // Who was asked for a steward before it heard of the fence does not know what the ballot was for.
-    let fenced = under().any(|route| route.fenced);
+    // Another region proposes here only by a fence; who was asked for a steward before it heard of that does not know it.
+    let fenced = ballot.region != region;
     // What a region says of itself that has missed the latest is older than that.
     let own = told.get(&region).filter(|own| own.ballot >= ballot).and_then(|own| own.share);
     let share = match (own, known) {

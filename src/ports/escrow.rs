@@ -135,6 +135,9 @@ pub trait Reachability: Send + Sync {
         self.reachable()
     }
 
+    /// A region is heard, here or by a peer that is heard here.
+    fn heard_by_anybody(&self, region: RegionId) -> bool;
+
     /// The incarnation in which a peer was heard last.
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch>;
 }

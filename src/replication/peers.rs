@@ -172,6 +172,18 @@ impl Peers {
         }
     }
 
+    /// Is a region heard, here or by a peer that is heard here?
+    pub fn heard_by_anybody(&self, region: RegionId, now_ms: u64) -> bool {
+        let is_fresh = |ms: u64| ms <= self.silence_ms;
+        self.table.iter().any(|(peer, known)| {
+            let Some((beat, heard_ms)) = &known.last else { return false };
+            let ago_ms = now_ms.saturating_sub(*heard_ms);
+            let at_peer =
+                beat.hearing.get(&region).map(|hearing| hearing.held_ms.saturating_add(ago_ms));
+            (*peer == region && is_fresh(ago_ms)) || at_peer.is_some_and(is_fresh)
+        })
+    }
+
     /// Is a request to the peer worth its time-out?
     pub fn reachable(&self, peer: RegionId, now_ms: u64) -> bool {
         self.link(peer, now_ms) == LinkState::Up

@@ -10,7 +10,7 @@ use super::retirement::Retirement;
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::order::Event;
-use crate::escrow::{KeyedRow, KeyedSlot, Promised, Voter};
+use crate::escrow::{KeyedRow, KeyedSlot, Promised, Voter, Voters};
 use crate::types::{Actor, Epoch, NodeId, OrderId, RegionId, Sku, StockKey};
 
 /// Orders named in one answer: 150 bytes each.
@@ -116,6 +116,17 @@ pub struct Votes {
     /// The incarnations that it noted: with the first page.
     #[serde(default)]
     pub incarnations: BTreeMap<RegionId, Epoch>,
+    /// How far it has voted itself, and knows others to have: with the first page.
+    #[serde(default)]
+    pub voters: Voters,
     /// What it stored of each key.
     pub slots: Vec<(Actor, KeyedSlot)>,
+}
+
+impl Votes {
+    /// How far the acceptors but one are known to have voted.
+    pub fn others(&self, but: RegionId) -> Voters {
+        let others = self.voters.iter().filter(|(region, _)| **region != but);
+        others.map(|(region, voter)| (*region, *voter)).collect()
+    }
 }

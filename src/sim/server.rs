@@ -462,6 +462,11 @@ impl Reachability for Heard {
         others.copied().filter(is_heard).collect()
     }
 
+    fn heard_by_anybody(&self, region: RegionId) -> bool {
+        let now_ms = self.region.clock.monotonic_ms();
+        self.peers.lock().expect("no panic while held").heard_by_anybody(region, now_ms)
+    }
+
     fn epoch_of(&self, peer: RegionId) -> Option<Epoch> {
         let peers = self.peers.lock().expect("no panic while held");
         peers.head_of(peer).map(|head| head.position.epoch)

@@ -25,7 +25,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "pins", include_str!("../../migrations/0011_pins.sql")),
     (12, "canary", include_str!("../../migrations/0012_canary.sql")),
     (13, "processes", include_str!("../../migrations/0013_processes.sql")),
-    (15, "voters", include_str!("../../migrations/0015_voters.sql")),
+    (14, "voters", include_str!("../../migrations/0014_voters.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -491,6 +491,7 @@ async fn begin(
             .await?;
     }
     take_votes(connection, beginning).await?;
+    registers::keep_voters(connection, &beginning.votes.others(own.region)).await?;
     for rows in beginning.rows.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<&KeyedRow> = rows.iter().collect();
         merge::upsert_copies(connection, own, &rows).await?;

@@ -214,7 +214,10 @@ async fn the_word_that_a_region_is_gone_outlives_the_process_that_was_told() {
     // Not of one that is heard.
     assert_eq!(first.adoption.fence(lost, true).await, Err(FenceError::Heard(lost)));
     assert!(!first.rights.is_fenced(actor(lost)));
+    // Nor of one that only others hear.
     world.hub.cut(world.regions[0].id, lost);
+    assert_eq!(first.adoption.fence(lost, true).await, Err(FenceError::Heard(lost)));
+    world.hub.cut(world.regions[1].id, lost);
     first.adoption.fence(lost, true).await.unwrap();
     drop(first);
     let next = Process::of(&world, 0);

@@ -250,6 +250,10 @@ impl Rejoin {
                 let known = votes.incarnations.entry(region).or_insert(epoch);
                 *known = (*known).max(epoch);
             }
+            for (region, voter) in page.voters {
+                let known = votes.voters.entry(region).or_insert(voter);
+                *known = voter.max(*known);
+            }
             votes.slots.extend(page.slots);
             if is_last {
                 return Ok(());

@@ -69,6 +69,8 @@ impl RejoinHandler {
                 let mut votes = store.votes(after.as_ref(), ITEMS_MAX).await?;
                 if after.is_none() {
                     votes.incarnations = store.incarnations().await?;
+                    votes.voters = self.rights.registers.voters().await?;
+                    votes.voters.insert(self.region.id, store.mark().await?.voter);
                 }
                 Answer::Votes(votes)
             }

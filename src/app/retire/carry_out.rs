@@ -77,8 +77,8 @@ impl Retire {
     pub(super) async fn others(&self, region: RegionId) -> Result<Vec<RegionId>, RetireError> {
         let mut others = Vec::new();
         for peer in self.bus.peers().into_iter().filter(|peer| *peer != region) {
-            let is_gone = |it: Retirement| it.confirmed_by.is_some() && it.withdrawn_by.is_none();
-            if !self.current(peer).await?.is_some_and(is_gone) {
+            // Until its end is noted people may take their words back, and what it knows would be heard again.
+            if !self.current(peer).await?.is_some_and(|it| it.has_ended()) {
                 others.push(peer);
             }
         }

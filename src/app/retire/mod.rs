@@ -39,7 +39,7 @@ pub enum RetireError {
     #[error("{0} is not fenced: `entrepot region fence {0} --gone` comes first")]
     NotFenced(RegionId),
     /// It is heard.
-    #[error("{0} is heard: it is not gone")]
+    #[error("{0} is heard, here or by another region: it is not gone")]
     Heard(RegionId),
     /// The first person can't be the second one.
     #[error(
@@ -215,7 +215,7 @@ impl Retire {
         if let Some(failure) = self.take_failure(region) {
             return Err(failure);
         }
-        if self.rights.reachability.heard().contains(&region) {
+        if self.rights.reachability.heard_by_anybody(region) {
             return Err(RetireError::Heard(region));
         }
         let current = self.current(region).await?;

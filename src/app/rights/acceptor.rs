@@ -10,7 +10,7 @@ use crate::escrow::{
     Accept, Asked, Prepare, Promise, ROWS_PER_MESSAGE_MAX, Stale, Voter, Voters, check_voters,
 };
 use crate::mutants::{Mutant, is_on};
-use crate::ports::RequestHandler;
+use crate::ports::{RequestHandler, StoreError};
 use crate::types::RegionId;
 
 /// Answers "promise me".
@@ -104,6 +104,14 @@ impl Rights {
         let mut voters = self.voters();
         voters.remove(&self.own.region);
         if is_on(Mutant::VotesNotNoted) { Voters::new() } else { voters }
+    }
+
+    /// What other processes of this region have counted counts here too: read before a vote is asked for.
+    pub(super) async fn read_voters(&self) -> Result<(), StoreError> {
+        for (region, voter) in self.registers.voters().await? {
+            self.heard_vote(region, voter);
+        }
+        Ok(())
     }
 
     /// How far an acceptor is known to have voted.

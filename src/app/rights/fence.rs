@@ -34,9 +34,9 @@ pub enum FenceError {
     /// The witness has nothing that could be taken over, and takes over from nobody.
     #[error("{0} is the witness: it sells nothing, so it is neither fenced nor does it fence")]
     Witness(RegionId),
-    /// A person says that it is gone for good, and it is heard here.
+    /// A person says that it is gone for good, and it is heard.
     #[error(
-        "{0} is heard: it is not gone. Fence it without that word, or end its processes first and repeat it when it is silent"
+        "{0} is heard, here or by another region: it is not gone. Fence it without that word, or end its processes first and repeat it when it is silent"
     )]
     Heard(RegionId),
     /// The registers could not be written.

@@ -227,6 +227,7 @@ impl Proposer {
         request: &Accept,
     ) -> Result<BTreeSet<StockKey>, ProposeError> {
         let needed = needed(rights);
+        rights.read_voters().await?;
         let mut votes: BTreeMap<&StockKey, usize> =
             request.slots.iter().map(|keyed| (&keyed.key, 1)).collect();
         let (mut answered, mut preempted) = (1, None);
@@ -286,6 +287,7 @@ async fn ask_promises(rights: &Rights, request: &Prepare) -> Result<Promises, Pr
         Promise::Refused { preempted, .. } => return Ok(Promises::Behind(preempted.promised)),
     };
     let needed = needed(rights);
+    rights.read_voters().await?;
     let (mut behind, mut fenced_by_any) = (None, false);
     let mut answers = ask_all::<Promise>(rights, PREPARE, request);
     while given_so_far.len() < needed {

@@ -94,7 +94,7 @@ pub(in crate::http) async fn drain(
 /// Puts a drained region back into traffic.
 #[utoipa::path(post, path = "/api/v1/admin/regions/{region}/resume", tag = "admin", params(("region" = String, Path)),
     responses((status = 200, description = "Ready", body = RegionOut), (status = 404, description = "`not_found`"),
-              (status = 409, description = "`region_set_back`"),
+              (status = 409, description = "`region_set_back`, `evacuation_under_way`"),
               (status = 503, description = "`home_region_unavailable`, `dependency_unavailable`")))]
 pub(in crate::http) async fn resume(
     State(context): State<Context>,
@@ -268,6 +268,16 @@ async fn set_draining(
     }
     if region != context.region {
         return context.ask(region, origin, Bytes::new(), Duration::ZERO).await;
+    }
+    if let Some(evacuation) = context.evacuation.as_ref().filter(|_| !draining)
+        && let Some(progress) = evacuation.under_way().await?
+    {
+        let detail = format!(
+            "region {region} is being evacuated ({}); nothing was changed: abort that (`entrepot region evacuate {region} \
+             --abort`) as long as no order has moved, or resume the region when it is over",
+            progress.stage.as_str()
+        );
+        return Err(Problem::new(Code::EvacuationUnderWay, detail));
     }
     let (stops, subject) = (Arc::clone(&app.stops), caller.subject.clone());
     let (role, trace_id) = (caller.role, origin.trace());

@@ -126,6 +126,7 @@ fn refused(error: &RetireError) -> Problem {
         | RetireError::UnderWay
         | RetireError::Overtaken(_)
         | RetireError::Taken(_)
+        | RetireError::Fence(FenceError::Heard(_))
         | RetireError::BegunAnew(_) => Problem::new(Code::NotRetirable, detail),
         RetireError::SecondPersonNeeded { .. } => Problem::new(Code::SecondPersonNeeded, detail),
         RetireError::Join(JoinError::Unreachable(_))

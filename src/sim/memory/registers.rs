@@ -76,7 +76,7 @@ impl RegisterTables {
     }
 
     /// A new incarnation goes on from what the other acceptors voted, and has not voted itself.
-    pub(super) fn take_over(&mut self, votes: &Votes) {
+    pub(super) fn take_over(&mut self, own: RegionId, votes: &Votes) {
         for (owner, promised) in &votes.promises {
             let registers = self.of(*owner);
             registers.promised = registers.promised.later(*promised);
@@ -87,6 +87,7 @@ impl RegisterTables {
                 slots.insert(key.clone(), slot.clone());
             }
         }
+        self.note(&votes.others(own));
         self.votes = 0;
     }
 

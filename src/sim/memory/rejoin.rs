@@ -258,7 +258,7 @@ impl RejoinStore for MemoryRights {
             tables.rights.join(key, *owner, row.clone());
         }
         if !is_on(Mutant::ForgottenVotesCounted) {
-            tables.registers.take_over(&beginning.votes);
+            tables.registers.take_over(own, &beginning.votes);
         }
         let noted = beginning.votes.incarnations.iter().chain([(&own, &epoch)]);
         for (region, epoch) in noted {
@@ -296,6 +296,7 @@ mod tests {
             promises: vec![(actor, Promised { ballot, fenced: true })],
             slots: vec![(actor, slot.clone())],
             incarnations: [(other, Epoch(3))].into(),
+            voters: [(other, Voter { epoch: Epoch(3), votes: 2 })].into(),
         };
         let follows = memory.tables().head();
         let beginning = Beginning { epoch: Epoch(2), follows, rows: Vec::new(), votes };

@@ -180,6 +180,11 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
         promises: vec![(owner, Promised { ballot, fenced: true })],
         slots: vec![(owner, slot)],
         incarnations: [(b, Epoch(3))].into(),
+        voters: [
+            (b, Voter { epoch: Epoch(3), votes: 2 }),
+            (a.region, Voter { epoch: Epoch(1), votes: 9 }),
+        ]
+        .into(),
     };
     let known = Row { version: 7, received: 6, spent: 2, ..Row::new(own) };
     let rows = a.rejoin.rows_of(a.region, None, 9).await.unwrap();
@@ -196,6 +201,8 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
 
     let mark = a.rejoin.mark().await.unwrap();
     assert_eq!((mark.head, mark.voter), (at(2, 2), Voter { epoch: SECOND, votes: 0 }));
+    let of_others = [(b, Voter { epoch: Epoch(3), votes: 2 })].into();
+    assert_eq!(a.registers.voters().await.unwrap(), of_others, "its own votes are over");
     let envelopes = outbox(&a, 2).await;
     assert_eq!(envelopes.iter().map(Envelope::position).collect::<Vec<_>>(), [at(2, 1), at(2, 2)]);
     assert_eq!(a.registers.promised(owner).await.unwrap(), ballot);

@@ -74,6 +74,12 @@ impl Reachability for Port {
         self.peers().into_iter().filter(|&peer| !self.hub.is_cut(self.own, peer)).collect()
     }
 
+    fn heard_by_anybody(&self, region: RegionId) -> bool {
+        let there = self.reachable();
+        let hears = |peer: RegionId| peer != region && !self.hub.is_cut(peer, region);
+        there.contains(&region) || there.into_iter().any(hears)
+    }
+
     fn epoch_of(&self, _peer: RegionId) -> Option<Epoch> {
         Some(Epoch::FIRST)
     }
