@@ -269,6 +269,9 @@ mod tests {
         assert!(learns(&mut places, &[followed("a"), asked.clone()]));
         assert!(!learns(&mut places, &[asked, followed("a")]));
         assert_eq!(of_c(&places), (true, 0, Some(region("a"))));
+        // Also when nobody else can be asked, and it has stored who acts for the orders.
+        let unaware = told("b", Route { sequence: 1, ..route("c", 1, "a", false, "a") });
+        assert!(!learns(&mut places, &[unaware]));
     }
 
     #[test]

@@ -360,6 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn a_region_is_heard_while_anybody_who_is_heard_hears_it() {
+        let mut peers = table();
+        let (b, c) = (region("b"), region("c"));
+        assert!(!peers.heard_by_anybody(c, 0));
+        let hears_c = |held_ms| {
+            let hearing = [(c, Hearing { echo_ms: 0, held_ms })].into();
+            Heartbeat { hearing, ..beat(1, 0, 0, None) }
+        };
+        peers.heard(hears_c(400), 100);
+        assert!(peers.heard_by_anybody(b, 1_100) && peers.heard_by_anybody(c, 700));
+        assert!(!peers.heard_by_anybody(c, 701), "what it heard grows old with what it told");
+        peers.heard(hears_c(1_001), 800);
+        assert!(!peers.heard_by_anybody(c, 800) && peers.heard_by_anybody(b, 800));
+        assert!(!peers.heard_by_anybody(b, 1_801));
+    }
+
+    #[test]
     fn round_trips_leave_the_time_at_the_peer_out() {
         let mut peers = table();
         peers.heard(beat(1, 0, 0, Some((100, 30))), 210);
