@@ -211,9 +211,6 @@ impl Adoption {
             lost.promised_ms = Some(self.region.clock.monotonic_ms());
             return Ok(());
         };
-        if now_ms < lost.next_ms {
-            return Ok(());
-        }
         // The word may have been given to another process of this region, or to one before this.
         if !lost.is_gone {
             let ballot = lost.proposer.ballot();

@@ -273,6 +273,7 @@ impl Reconciler {
 
     /// Has each peer run its part.
     async fn parts_of_peers(&self, report: &Report) -> Vec<Report> {
+        // Where that can't be read nobody is passed over.
         let gone = self.gone().await.unwrap_or_default();
         let peers = self.bus.peers().into_iter().filter(|peer| !gone.contains(peer));
         let parts = peers.map(|peer| async move {
