@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use entrepot::app::rights::{TransferError, ask_peer, transfer};
+use entrepot::app::rights::{TRANSFER, TransferError, ask_peer, transfer};
 use entrepot::domain::inventory::{Shortage, StockDelta};
 use entrepot::escrow::{KeyedRow, bucket_of};
 use entrepot::ports::store::Spendable;
@@ -121,7 +121,7 @@ async fn units_under_way_to_a_peer_that_does_not_know_are_found() {
         let (rights, stop) = (Arc::clone(&region.rights), tasks.stopping());
         drop(tasks.spawn("serve", async move {
             let giver = Arc::new(entrepot::app::rights::Giver::new(Arc::clone(&rights)));
-            rights.bus.serve(entrepot::app::rights::TRANSFER, giver, stop).await;
+            rights.bus.serve(TRANSFER, giver, stop).await;
         }));
         let (rights, stop) = (Arc::clone(&region.rights), tasks.stopping());
         drop(tasks.spawn("accept", async move {
@@ -309,6 +309,35 @@ async fn units_that_lie_at_the_wrong_node_do_not_keep_from_asking() {
     assert_eq!(a.spendable("x").await, 10);
     let short = [Shortage { held_here: 10, ..short[0].clone() }];
     assert!(!a.granter.obtain(&short, PATIENCE).await.gained, "there are no more");
+}
+
+/// A crowd waits for one round trip to a region far away, not for those of all who came before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_search_does_not_wait_for_one_that_takes_long() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    b.receive("x", 100).await;
+    world.converge().await;
+    // A search that takes too long asks somebody else as well.
+    world.hub.cut(a.id, c.id);
+    let release = world.hub.hold_answers(TRANSFER);
+    let short = |wanted| [Shortage { sku: sku("x"), wanted, available_here: 0, held_here: 0 }];
+    let (first, second) = (short(5), short(40));
+    let asked_for = |requests| {
+        let world = &world;
+        move || async move { (world.hub.carried_out(TRANSFER) >= requests).then_some(()) }
+    };
+    let asked = async {
+        eventually("the first search asks", asked_for(1)).await;
+        let others = async {
+            eventually("the second asks beside it", asked_for(2)).await;
+            release.send(true).unwrap();
+        };
+        tokio::join!(a.granter.obtain(&second, PATIENCE), others).0
+    };
+    let (first, second) = tokio::join!(a.granter.obtain(&first, PATIENCE), asked);
+    assert!(first.gained && second.gained);
+    assert!(a.spendable("x").await >= 45, "each brings what its own orders need");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,9 @@
 //! Obtains rights for orders that would be refused.
 //!
-//! Orders that are short of the same SKU share one search: those that come while a search is under way
-//! wait for its end and share the next one. So a SKU costs one conversation at a time, whatever the
-//! number of orders, and what one search brings is not taken for one order alone.
+//! Orders that are short of the same SKU share one search, so that what it brings is not taken for one
+//! order alone. Those that come while it is under way share the next one, which begins when it ends or,
+//! where the peers are far away, beside it: so a crowd waits for one round trip and not for two. A SKU
+//! costs [`SEARCHES_MAX`] conversations at a time, whatever the number of orders.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,14 @@ const SILENCE_PAUSE: Duration = Duration::from_millis(50);
 /// millisecond or two, and share one request instead of two in a row. Little beside any round trip.
 const GATHER: Duration = Duration::from_millis(4);
 
+/// How long it gathers them while another one is under way. Peers that are nearer than this answer before, so
+/// that within one data centre a search is never begun beside another.
+const GATHER_BESIDE: Duration = Duration::from_millis(30);
+
+/// Searches for one target at the same time: with [`GATHER_BESIDE`] in between, those of a crowd that takes a
+/// tenth of a second to come. Who comes later waits for the end of one of them.
+const SEARCHES_MAX: usize = 4;
+
 /// Units asked for beyond the need, if the giver has them to spare: an order that had to ask is seldom
 /// the last one, and the next few find stock. No more, since the others may sell the SKU as well.
 const WANT_EXTRA: u64 = 8;
@@ -47,8 +56,18 @@ pub struct Granter {
 struct Shared {
     rights: Arc<Rights>,
     tasks: TaskSet,
-    /// By what is searched for: who waits for the next search.
-    queues: Mutex<BTreeMap<Target, Vec<Waiter>>>,
+    /// What is searched for.
+    queues: Mutex<BTreeMap<Target, Queue>>,
+}
+
+/// Who searches for a target; gone when nobody does.
+#[derive(Default)]
+struct Queue {
+    /// Who waits for the next search.
+    waiters: Vec<Waiter>,
+    /// The next search gathers them already.
+    gathering: bool,
+    under_way: usize,
 }
 
 /// What a search is for: a SKU wherever it is, or at one node only.
@@ -137,35 +156,33 @@ impl Shared {
         let patience = patience + self.rights.request_timeout;
         let deadline_ms = self.rights.clock.monotonic_ms().saturating_add(patience_ms);
         let (reply, found) = oneshot::channel();
-        let waiter = Waiter { need, deadline_ms, reply };
-        let is_first = {
-            let mut queues = self.queues.lock().expect("no panic while held");
-            let is_first = !queues.contains_key(&target);
-            queues.entry(target.clone()).or_default().push(waiter);
-            is_first
-        };
-        if is_first {
+        if let Some(gather) = self.wait_in(&target, Waiter { need, deadline_ms, reply }) {
             let shared = Arc::clone(self);
-            drop(self.tasks.spawn("search-rights", async move { shared.searches(target).await }));
+            let searches = async move { shared.searches(target, gather).await };
+            drop(self.tasks.spawn("search-rights", searches));
         }
         // A search that ended without an answer is a server that is stopping.
         let found = tokio::time::timeout(patience, found).await.ok().and_then(Result::ok);
         found.unwrap_or(Found::UNKNOWN)
     }
 
-    /// One search after the other, until nobody waits.
-    async fn searches(self: Arc<Self>, target: Target) {
+    /// Adds one who waits. `Some`: a search is to begin after that time.
+    fn wait_in(&self, target: &Target, waiter: Waiter) -> Option<Duration> {
+        let mut queues = self.queues.lock().expect("no panic while held");
+        let queue = queues.entry(target.clone()).or_default();
+        queue.waiters.push(waiter);
+        if queue.gathering || queue.under_way >= SEARCHES_MAX {
+            return None;
+        }
+        queue.gathering = true;
+        Some(if queue.under_way == 0 { GATHER } else { GATHER_BESIDE })
+    }
+
+    /// One search after the other, until nobody waits for whom no other one gathers.
+    async fn searches(self: Arc<Self>, target: Target, mut gather: Duration) {
         loop {
-            tokio::time::sleep(GATHER).await;
-            let waiters = {
-                let mut queues = self.queues.lock().expect("no panic while held");
-                let waiters = queues.get_mut(&target).map(std::mem::take).unwrap_or_default();
-                if waiters.is_empty() {
-                    queues.remove(&target);
-                    return;
-                }
-                waiters
-            };
+            tokio::time::sleep(gather).await;
+            let waiters = self.begin(&target);
             let wanted =
                 waiters.iter().map(|waiter| waiter.need.wanted).fold(0, u64::saturating_add);
             let claim = self.rights.waiting.begin(&target.sku, wanted);
@@ -175,7 +192,33 @@ impl Shared {
                 // Who stopped waiting has refused its order already.
                 drop(waiter.reply.send(found.clone()));
             }
+            if !self.goes_on(&target) {
+                return;
+            }
+            gather = GATHER;
         }
+    }
+
+    /// A search begins, for all who wait.
+    fn begin(&self, target: &Target) -> Vec<Waiter> {
+        let mut queues = self.queues.lock().expect("no panic while held");
+        let queue = queues.entry(target.clone()).or_default();
+        queue.gathering = false;
+        queue.under_way += 1;
+        std::mem::take(&mut queue.waiters)
+    }
+
+    /// A search ended. Answers whether it gathers those who wait for the next one.
+    fn goes_on(&self, target: &Target) -> bool {
+        let mut queues = self.queues.lock().expect("no panic while held");
+        let queue = queues.entry(target.clone()).or_default();
+        queue.under_way -= 1;
+        let goes_on = !queue.gathering && !queue.waiters.is_empty();
+        queue.gathering |= goes_on;
+        if queue.under_way == 0 && !queue.gathering {
+            queues.remove(target);
+        }
+        goes_on
     }
 
     async fn search(&self, target: &Target, wanted: u64, waiters: &[Waiter]) -> Found {

@@ -6,8 +6,11 @@
 //!
 //! The catalogue is written in one region and replicated to the others. Stock is only received, and
 //! the command only ends, when every region knows every product: the last one is created alone, after
-//! all others, and regions apply what another one wrote in its order.
+//! all others, and regions apply what another one wrote in its order. So each region is asked at its own
+//! server where that is known: the load balancer sends what belongs to a region that drains or has just
+//! returned to others, which know other things.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,7 +22,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::places::NodeSpec;
-use crate::cli::client::{Answer, Call};
+use crate::cli::client::{Answer, ApiClient, Call};
+use crate::cli::region::server_of;
 use crate::cli::target::Target;
 use crate::types::RegionId;
 
@@ -98,7 +102,9 @@ pub(in crate::cli) async fn load(
     stocking: &Stocking,
     progress: &ProgressBar,
 ) -> anyhow::Result<Loaded> {
-    let loader = Loader { target, progress };
+    let own = |&region: &RegionId| anyhow::Ok((region, server_of(target, region)?));
+    let servers = target.regions.iter().map(own).collect::<anyhow::Result<_>>()?;
+    let loader = Loader { target, servers, progress };
     let mut loaded = Loaded::default();
     for node in &stocking.nodes {
         let new = loader.create("/api/v1/nodes", &node.id, node.region, &node.body).await?;
@@ -144,6 +150,7 @@ pub(in crate::cli) async fn load(
 
 struct Loader<'a> {
     target: &'a Target,
+    servers: BTreeMap<RegionId, ApiClient>,
     progress: &'a ProgressBar,
 }
 
@@ -203,7 +210,7 @@ impl Loader<'_> {
         };
         let (mut pause, mut attempt) = (PAUSE_MIN, 1);
         loop {
-            let sent = self.target.client.send(call.clone()).await;
+            let sent = self.servers[&region].send(call.clone()).await;
             let wait = match &sent {
                 Ok(answer) if !matches!(answer.status, 429 | 502 | 503 | 504) => {
                     self.progress.inc(1);
@@ -214,7 +221,8 @@ impl Loader<'_> {
             };
             if attempt == ATTEMPTS_MAX {
                 return sent.with_context(|| {
-                    format!("is the deployment up? (`entrepot status`; {})", self.target.address)
+                    let address = &self.target.address;
+                    format!("is {region} up? (`entrepot status`; load balancer {address})")
                 });
             }
             tokio::time::sleep(wait).await;
@@ -228,13 +236,8 @@ impl Loader<'_> {
         let path = format!("/api/v1/{kind}/{}", encoded(id));
         for &region in &self.target.regions {
             let look = async {
-                while self
-                    .target
-                    .client
-                    .get::<Value>(&path, self.target.admin(region))
-                    .await
-                    .is_err()
-                {
+                let (client, token) = (&self.servers[&region], self.target.admin(region));
+                while client.get::<Value>(&path, token).await.is_err() {
                     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
                 }
             };

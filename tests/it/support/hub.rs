@@ -1,5 +1,5 @@
 //! Messages between regions without a broker: for tests about rights, which must hold whatever the
-//! transport does. Links can be cut, requests can be delivered twice, and answers can get lost.
+//! transport does. Links can be cut, requests can be delivered twice, and answers can get lost or come late.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use entrepot::replication::{Envelope, Heartbeat, Position};
 use entrepot::types::{Epoch, RegionId};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What all regions of a test share.
@@ -29,9 +29,24 @@ struct State {
     twice: bool,
     lose_answers: bool,
     lose_rows: bool,
+    /// Requests of a kind are answered when somebody says so.
+    held: BTreeMap<RequestKind, watch::Receiver<bool>>,
+    carried_out: BTreeMap<RequestKind, BTreeSet<Bytes>>,
 }
 
 impl Hub {
+    /// Answers to requests of a kind come when `true` is sent.
+    pub(crate) fn hold_answers(&self, kind: RequestKind) -> watch::Sender<bool> {
+        let (release, held) = watch::channel(false);
+        self.state.lock().unwrap().held.insert(kind, held);
+        release
+    }
+
+    /// Requests of a kind that were carried out so far; a repetition is no other one.
+    pub(crate) fn carried_out(&self, kind: RequestKind) -> usize {
+        self.state.lock().unwrap().carried_out.get(&kind).map_or(0, BTreeSet::len)
+    }
+
     /// Nothing goes between the two, either way.
     pub(crate) fn cut(&self, a: RegionId, b: RegionId) {
         self.state.lock().unwrap().cut.extend([(a, b), (b, a)]);
@@ -86,6 +101,11 @@ impl Reachability for Port {
 }
 
 impl Port {
+    fn note(&self, kind: RequestKind, request: &Bytes) {
+        let mut state = self.hub.state.lock().unwrap();
+        state.carried_out.entry(kind).or_default().insert(request.clone());
+    }
+
     /// Rights don't travel in envelopes, so there are none here.
     fn carries_no_envelopes(&self) -> BusError {
         let reason = "this bus carries rights only".to_owned();
@@ -156,20 +176,28 @@ impl Bus for Port {
         limit: Duration,
     ) -> Result<Bytes, BusError> {
         let unreachable = |reason: &str| BusError::Unreachable { peer, reason: reason.to_owned() };
-        let (handler, twice, lose) = {
+        let (handler, twice, lose, held) = {
             let state = self.hub.state.lock().unwrap();
             if state.cut.contains(&(self.own, peer)) {
                 return Err(unreachable("the link is cut"));
             }
             let handler = state.handlers.get(&(peer, kind)).cloned();
-            (handler.ok_or_else(|| unreachable("not served"))?, state.twice, state.lose_answers)
+            let handler = handler.ok_or_else(|| unreachable("not served"))?;
+            (handler, state.twice, state.lose_answers, state.held.get(&kind).cloned())
         };
         let again = async {
             if twice {
                 drop(handler.handle(self.own, request.clone()).await);
             }
         };
-        let answer = async { tokio::join!(handler.handle(self.own, request.clone()), again).0 };
+        let answer = async {
+            let answer = tokio::join!(handler.handle(self.own, request.clone()), again).0;
+            self.note(kind, &request);
+            if let Some(mut held) = held {
+                drop(held.wait_for(|&released| released).await);
+            }
+            answer
+        };
         let answer = tokio::time::timeout(limit, answer).await;
         let answer = answer.map_err(|_| BusError::NoAnswer { peer })?;
         if lose || self.hub.is_cut(self.own, peer) {

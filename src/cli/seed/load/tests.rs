@@ -130,10 +130,25 @@ async fn a_region_that_is_away_for_a_moment_is_asked_again() {
     server.abort();
 }
 
+/// The load balancer answers for a returned region out of what others know.
+#[tokio::test]
+async fn a_region_is_asked_at_its_own_server() {
+    let (mut target, elsewhere, balancer) = served(Shop::default()).await;
+    let (at_home, own, server) = served(Shop { late_looks: 3, ..Shop::default() }).await;
+    target.servers = target.regions.iter().map(|&it| (it, at_home.address.clone())).collect();
+    load(&target, &stocking(100), &ProgressBar::hidden()).await.unwrap();
+    assert!(!own.lock().unwrap().receipts_before_everything_was_known);
+    assert_eq!(own.lock().unwrap().units.len(), 3);
+    let elsewhere = elsewhere.lock().unwrap();
+    assert!(!elsewhere.looked && elsewhere.answered.is_empty(), "went past the region's server");
+    balancer.abort();
+    server.abort();
+}
+
 #[tokio::test]
 async fn a_deployment_that_is_down_is_told() {
     let target = Target::for_tests("http://127.0.0.1:9", &["eu-west"]);
     tokio::time::pause();
     let error = load(&target, &stocking(100), &ProgressBar::hidden()).await.unwrap_err();
-    assert!(format!("{error:#}").contains("is the deployment up?"), "{error:#}");
+    assert!(format!("{error:#}").contains("is eu-west up?"), "{error:#}");
 }
