@@ -31,6 +31,7 @@ mod signals;
 mod stops;
 pub mod stranded;
 mod verification;
+pub mod witness;
 mod workspace;
 mod writer;
 

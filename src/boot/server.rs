@@ -15,6 +15,7 @@ use crate::app::reconcile::{RECONCILE_REQUEST, ReconcileHandler, ReconcileTimes,
 use crate::app::rejoin::{REJOIN, Rejoin, RejoinHandler};
 use crate::app::retire::Retire;
 use crate::app::rights::{Board, Granter, Raises, Rights, Waiting};
+use crate::app::witness;
 use crate::app::{
     App, AppSettings, Completions, INTENT_REQUEST, IntentHandler, IntentLookup, LeaseHandler,
     ORDER_LEASE, OrderLease, Region, Routing, SagaRunner, Signals, Stops, Verification, Writer,
@@ -27,8 +28,7 @@ use crate::gateways::SimulatorClient;
 use crate::http;
 use crate::http::rate_limit::{RateLimiter, Rates};
 use crate::ports::{
-    Bus, Clock, Ids, Marker, Reachability, Reader as _, RegisterStore, RejoinStore,
-    RetirementStore, RightsStore,
+    Bus, Clock, Ids, Marker, Reachability, RegisterStore, RejoinStore, RetirementStore, RightsStore,
 };
 use crate::replication::{LinkState, Peers};
 use crate::runtime::{FileMarker, RandomIds, SystemClock, TaskSet, Trust};
@@ -77,7 +77,7 @@ pub async fn run(
     .context("`database_url` can't be used")?;
     let start = store.start(config.number).await?;
     if config.witness == Some(config.region) {
-        ensure_empty(&store, config.region).await?;
+        ensure_empty(&store, Actor { region: config.region, epoch: start.epoch }).await?;
     }
     let tasks = TaskSet::new();
     let region = Region::new(
@@ -116,33 +116,17 @@ pub async fn run(
     Ok(if is_over { Ended::IncarnationOver } else { Ended::Stopped })
 }
 
-/// A witness can't give up what it holds, and nobody can take it over.
-async fn ensure_empty(store: &PgStore, region: RegionId) -> anyhow::Result<()> {
-    const NODES_AT_ONCE: u32 = 200;
-    let refuse = |what: &str| {
+/// A witness holds nothing.
+async fn ensure_empty(store: &PgStore, own: Actor) -> anyhow::Result<()> {
+    let (region, rights) = (own.region, PgRights::new(store.clone(), own.epoch));
+    if let Some(what) = witness::held(store, &rights, own).await? {
         anyhow::bail!(
             "{region} is to be the witness, and has {what}: let it sell again (without `witness = true`), \
              evacuate it (`entrepot region evacuate {region}`) and switch its nodes off, or give the witness a \
              database of its own"
         )
-    };
-    if store.may_sell_alone().await?.get(&region).is_some_and(|sells| sells.units > 0) {
-        return refuse("units to sell");
     }
-    if !store.standing(region, None, 1).await?.is_empty() {
-        return refuse("orders");
-    }
-    let mut after = None;
-    loop {
-        let nodes = store.nodes(after.as_ref(), NODES_AT_ONCE).await?;
-        if nodes.iter().any(|node| node.region == region && node.active) {
-            return refuse("nodes");
-        }
-        after = match nodes.last() {
-            Some(last) => Some(last.id.clone()),
-            None => return Ok(()),
-        };
-    }
+    Ok(())
 }
 
 async fn check_schema(config: &RegionConfig) -> anyhow::Result<()> {

@@ -21,3 +21,4 @@ mod statements;
 mod stops;
 mod store_contract;
 mod support;
+mod witness;

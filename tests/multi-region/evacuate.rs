@@ -115,7 +115,9 @@ async fn an_evacuation_that_waits_is_aborted_and_one_that_is_over_is_not() {
         world
             .until("it is drained", async || world.own_status("ap-south").await == "draining")
             .await;
-        world.run(&["region", "evacuate", "ap-south", "--abort", "--json"]).await
+        let resumed = world.run(&["region", "resume", "ap-south"]).await;
+        let aborted = world.run(&["region", "evacuate", "ap-south", "--abort", "--json"]).await;
+        (resumed, aborted)
     };
     let start = async {
         // As soon as the order is there.
@@ -124,8 +126,10 @@ async fn an_evacuation_that_waits_is_aborted_and_one_that_is_over_is_not() {
             .await;
         world.run(&["region", "evacuate", "ap-south", "--json"]).await
     };
-    let (slow, started, aborted) = tokio::join!(slow, start, abort);
+    let (slow, started, (resumed, aborted)) = tokio::join!(slow, start, abort);
     assert!(slow.unwrap().is_acknowledged());
+    let why = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert!(why.contains("evacuation_under_way"), "no orders while it is being given up: {why}");
     for output in [&started, &aborted] {
         assert!(output.status.success(), "{output:?}");
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();

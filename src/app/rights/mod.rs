@@ -43,7 +43,7 @@ pub use granter::{Granter, ask_peer};
 pub use peers_rows::{Compared, DigestHandler, PullHandler, repair_from};
 pub(crate) use proposer::needed;
 pub use proposer::{ProposeError, Proposer};
-pub use raises::Raises;
+pub use raises::{Raises, ledgers_by_key};
 pub use transfer::{TransferError, transfer};
 pub use waiting::Waiting;
 

@@ -270,13 +270,18 @@ impl Rights {
 
     /// Rows put together by key.
     pub fn ledgers_by_key(&self, rows: &[KeyedRow]) -> BTreeMap<StockKey, Ledger> {
-        let mut by_key: BTreeMap<&StockKey, BTreeMap<Actor, Row>> = BTreeMap::new();
-        for KeyedRow { key, owner, row } in rows {
-            by_key.entry(key).or_default().insert(*owner, row.clone());
-        }
-        let ledger = |rows| Ledger::from_rows(self.own, rows);
-        by_key.into_iter().map(|(key, rows)| (key.clone(), ledger(rows))).collect()
+        ledgers_by_key(self.own, rows)
     }
+}
+
+/// Rows put together by key, as `own` sees them.
+pub fn ledgers_by_key(own: Actor, rows: &[KeyedRow]) -> BTreeMap<StockKey, Ledger> {
+    let mut by_key: BTreeMap<&StockKey, BTreeMap<Actor, Row>> = BTreeMap::new();
+    for KeyedRow { key, owner, row } in rows {
+        by_key.entry(key).or_default().insert(*owner, row.clone());
+    }
+    let ledger = |rows| Ledger::from_rows(own, rows);
+    by_key.into_iter().map(|(key, rows)| (key.clone(), ledger(rows))).collect()
 }
 
 #[cfg(test)]
