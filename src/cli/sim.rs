@@ -202,6 +202,7 @@ struct Soak {
     stop: AtomicBool,
     events: AtomicU64,
     virtual_ms: AtomicU64,
+    left_to_people: AtomicU64,
     failed: Mutex<Option<(Plan, Violation)>>,
 }
 
@@ -215,6 +216,7 @@ fn many(args: &SoakArgs, play: fn(&Plan) -> Outcome) -> anyhow::Result<ExitCode>
         stop: AtomicBool::new(false),
         events: AtomicU64::new(0),
         virtual_ms: AtomicU64::new(0),
+        left_to_people: AtomicU64::new(0),
         failed: Mutex::new(None),
     };
     let clock = SystemClock::new();
@@ -228,6 +230,7 @@ fn many(args: &SoakArgs, play: fn(&Plan) -> Outcome) -> anyhow::Result<ExitCode>
     let seeds = soak.next.load(Ordering::Relaxed).min(args.seeds);
     let (events, virtual_s) =
         (soak.events.load(Ordering::Relaxed), soak.virtual_ms.load(Ordering::Relaxed) / 1_000);
+    let left_to_people = soak.left_to_people.load(Ordering::Relaxed);
     let failed = soak.first_failure();
     if args.json {
         let failed = failed
@@ -235,12 +238,13 @@ fn many(args: &SoakArgs, play: fn(&Plan) -> Outcome) -> anyhow::Result<ExitCode>
             .map(|(plan, it)| json!({"seed": plan.seed, "violation": it.to_string()}));
         let summary = json!({
             "first": first, "seeds": seeds, "seconds": ms / 1_000, "seeds_per_minute": seeds * 60_000 / ms,
-            "events": events, "virtual_s": virtual_s, "failed": failed,
+            "events": events, "virtual_s": virtual_s, "left_to_people": left_to_people, "failed": failed,
         });
         line(&summary.to_string());
     } else {
         line(&format!(
-            "{seeds} seeds from {first}: {} in {} s ({} a minute), {events} events in {virtual_s} virtual s",
+            "{seeds} seeds from {first}: {} in {} s ({} a minute), {events} events in {virtual_s} virtual s; \
+             in {left_to_people} a database stayed set back, which only people can mend",
             if failed.is_some() { "one failed" } else { "all good" },
             ms / 1_000,
             seeds * 60_000 / ms,
@@ -267,6 +271,7 @@ impl Soak {
             let outcome = play(&plan);
             self.events.fetch_add(outcome.lines, Ordering::Relaxed);
             self.virtual_ms.fetch_add(outcome.virtual_ms, Ordering::Relaxed);
+            self.left_to_people.fetch_add(u64::from(outcome.is_left_to_people), Ordering::Relaxed);
             if let Some(violation) = outcome.violation {
                 self.stop.store(true, Ordering::Relaxed);
                 let mut failed = self.failed.lock().expect("no panic while held");

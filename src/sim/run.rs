@@ -46,6 +46,9 @@ pub struct Outcome {
     pub virtual_ms: u64,
     /// What shoppers were told, and how often.
     pub tally: BTreeMap<String, u64>,
+    /// A region's database was set back and nobody could let it begin anew, since two had forgotten what they told each
+    /// other. What it forgot is missing in every sum, so that only its having noticed was looked at in the end.
+    pub is_left_to_people: bool,
     /// What regions sent each other until the storm was over, by what it was.
     pub traffic: BTreeMap<&'static str, Traffic>,
 }
@@ -85,7 +88,8 @@ async fn play(plan: &Plan, keep_trace: bool) -> Outcome {
     }
     let (lines, hash, trace) = world.shared.trace.finish();
     let (virtual_ms, tally) = (world.shared.time.now_ms(), world.shared.checks.tally());
-    Outcome { violation, lines, hash, trace, virtual_ms, tally, traffic }
+    let is_left_to_people = !world.shared.checks.forgot().is_empty();
+    Outcome { violation, lines, hash, trace, virtual_ms, tally, is_left_to_people, traffic }
 }
 
 /// Everything that the plan says. Answers the shoppers, who may still be at it.

@@ -130,14 +130,12 @@ impl Checks {
         let Some(witness) = self.witness else { return };
         for memory in &self.memories {
             let tables = memory.tables();
-            let rows = tables
-                .rights
-                .rows()
-                .iter()
-                .flat_map(|(key, rows)| rows.values().map(move |row| (key, row)));
-            for (key, row) in rows {
+            let rows = tables.rights.rows().iter();
+            let rows = rows.flat_map(|(key, rows)| rows.iter().map(move |row| (key, row)));
+            for (key, (owner, row)) in rows {
                 let given = row.granted.keys().chain(row.chosen.value.credits.keys());
-                if given.into_iter().any(|actor| actor.region == witness) {
+                let has_some = owner.region == witness && row.received > 0;
+                if has_some || given.into_iter().any(|actor| actor.region == witness) {
                     let what = format!(
                         "{witness}, the witness, was given units of {} at {}",
                         key.sku, key.node

@@ -20,18 +20,13 @@ const SOLD_WITHIN_MS: u64 = 60_000;
 struct Loss<'a> {
     region: RegionId,
     window: Window,
+    /// What it had as the others knew at last: its fence has told them of its ceiling.
+    left: Holding,
     /// What the others said until it was started again, in the order in which they did.
     accounts: Vec<&'a Account>,
 }
 
 impl Loss<'_> {
-    /// What the lost region had as the others knew at last: its fence has told them of its ceiling.
-    fn left(&self) -> Option<Holding> {
-        let known =
-            self.accounts.iter().rev().find_map(|account| account.holdings.get(&self.region));
-        known.copied()
-    }
-
     fn others<'b>(&'b self, account: &'b Account) -> impl Iterator<Item = &'b Holding> {
         account.holdings.iter().filter(|(region, _)| **region != self.region).map(|(_, of)| of)
     }
@@ -41,17 +36,29 @@ impl Loss<'_> {
     }
 }
 
-fn losses<'a>(faults: &[Fault], windows: &[Window], accounts: &'a [Account]) -> Vec<Loss<'a>> {
-    let loss = |window: &Window| {
-        let Inflict::Lose(disk) = faults[window.fault].inflict else { return None };
+/// Those that the others could tell of; the others are `broken`.
+fn losses<'a>(
+    faults: &[Fault],
+    windows: &[Window],
+    accounts: &'a [Account],
+    broken: &mut Vec<String>,
+) -> Vec<Loss<'a>> {
+    let mut losses = Vec::new();
+    for window in windows {
+        let Inflict::Lose(disk) = faults[window.fault].inflict else { continue };
         let (region, to_ms) = (disk.region, window.to_ms.unwrap_or(u64::MAX));
         let away = |account: &&Account| {
             account.by != region && account.at_ms > window.from_ms && account.at_ms < to_ms
         };
-        let accounts = accounts.iter().filter(away).collect();
-        Some(Loss { region, window: *window, accounts })
-    };
-    windows.iter().filter_map(loss).collect()
+        let accounts: Vec<&Account> = accounts.iter().filter(away).collect();
+        let left = accounts.iter().rev().find_map(|account| account.holdings.get(&region));
+        let Some(&left) = left else {
+            broken.push(format!("{region}: no other region could be asked while it was away"));
+            continue;
+        };
+        losses.push(Loss { region, window: *window, left, accounts });
+    }
+    losses
 }
 
 /// Within a minute the others have sold everything that lies above the lost region's ceiling.
@@ -64,12 +71,8 @@ pub(in crate::cli::chaos) fn others_sell_what_it_left_within_60_s(
     const CHECK: &str = "eventually_others_sell_what_it_left_within_60_s";
     let units: i64 = stock.values().sum();
     let (mut details, mut broken) = (Vec::new(), Vec::new());
-    for loss in losses(faults, windows, accounts) {
-        let region = loss.region;
-        let Some(left) = loss.left() else {
-            broken.push(format!("{region}: no other region could be asked while it was away"));
-            continue;
-        };
+    for loss in losses(faults, windows, accounts, &mut broken) {
+        let Loss { region, left, .. } = loss;
         // What it had given to others is theirs and a part of its ceiling.
         let to_sell = units - (left.ceiling - left.given);
         let sold = |account: &Account| loss.others(account).map(|of| of.promised).sum::<i64>();
@@ -104,12 +107,8 @@ pub(in crate::cli::chaos) fn no_more_is_stranded_than_was_open(
     const CHECK: &str = "eventually_no_more_is_stranded_than_was_open";
     let units: i64 = stock.values().sum();
     let (mut details, mut broken) = (Vec::new(), Vec::new());
-    for loss in losses(faults, windows, accounts) {
-        let region = loss.region;
-        let Some(left) = loss.left() else {
-            broken.push(format!("{region}: no other region could be asked while it was away"));
-            continue;
-        };
+    for loss in losses(faults, windows, accounts, &mut broken) {
+        let Loss { region, left, .. } = loss;
         let told = |until_ms: u64, by: Option<RegionId>| -> i64 {
             let told = history.iter().filter(|wish| {
                 wish.acknowledged().is_some_and(|told| {
