@@ -18,7 +18,7 @@ use super::encode::{
 use super::load::intent_record;
 use super::registers;
 use super::rights::{PgRights, epoch_column, execute, keyed_row, merge};
-use super::{PgStore, sagas, within};
+use super::{PgStore, retirement, sagas, within};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, Payload};
 use crate::domain::idempotency::IntentRecord;
@@ -497,6 +497,9 @@ async fn begin(
             .bind(epoch_column(actor))
             .fetch_one(&mut *connection)
             .await?;
+    }
+    for retirement in &votes.retirements {
+        retirement::keep(connection, retirement).await?;
     }
     registers::keep_voters(connection, &votes.others(own.region)).await?;
     let identity = sqlx::query(BEGIN_IDENTITY)
