@@ -149,11 +149,10 @@ impl Verification {
         let peers = self.rights.bus.peers();
         let reachable = self.rights.reachability.reachable();
         for peer in peers.iter().filter(|peer| reachable.contains(peer)) {
-            let is_known = self.with_state(|state| state.confirmed.contains_key(peer));
-            if is_known {
-                continue;
-            }
-            if let Some(ended) = self.confirms(*peer, mark).await {
+            // Who has confirmed as well: that a region is gone for good it may come to know later.
+            let Some(ended) = self.knows_no_more(*peer, mark).await else { continue };
+            let has_confirmed = self.with_state(|state| state.confirmed.contains_key(peer));
+            if has_confirmed || self.has_no_newer_rows(*peer).await {
                 self.with_state(|state| state.confirmed.insert(*peer, ended));
             }
         }
@@ -175,9 +174,9 @@ impl Verification {
         }
     }
 
-    /// Does a peer know nothing that the database forgot? What proves the contrary stops the region. Answers whom it knows to be
-    /// gone for good.
-    async fn confirms(&self, peer: RegionId, mark: &Mark) -> Option<Ended> {
+    /// Has a peer neither applied nor counted anything that the database forgot? What proves the contrary stops the region.
+    /// Answers whom it knows to be gone for good.
+    async fn knows_no_more(&self, peer: RegionId, mark: &Mark) -> Option<Ended> {
         let ask = Bytes::from(serde_json::to_vec(&Ask::Known).expect("it has a JSON form"));
         let answer = self.rights.bus.request(peer, REJOIN, ask, ANSWER_LIMIT).await;
         let read = answer.map_err(|error| error.to_string()).and_then(|answer| {
@@ -196,15 +195,20 @@ impl Verification {
             self.set_back(peer.as_str(), &head, voter, mark);
             return None;
         }
+        Some(ended)
+    }
+
+    /// The same of rows of rights.
+    async fn has_no_newer_rows(&self, peer: RegionId) -> bool {
         let compared = async {
             let ours = self.rights.digest(true).await?;
             repair_from(&self.rights, peer, &ours, None).await
         };
         match compared.await {
-            Ok(_) => (!self.region.is_set_back()).then_some(ended),
+            Ok(_) => !self.region.is_set_back(),
             Err(error) => {
                 tracing::warn!(%peer, %error, "rows can't be compared with {peer} yet: {error}");
-                None
+                false
             }
         }
     }

@@ -41,7 +41,7 @@ pub struct Beginning {
     pub follows: Position,
     /// The last rows of the incarnations before ([`crate::escrow::Row::buried`]).
     pub rows: Vec<KeyedRow>,
-    /// What the other acceptors have voted.
+    /// What the other acceptors have voted, and which regions they know to be over.
     pub votes: Votes,
 }
 

@@ -36,7 +36,8 @@ pub trait RetirementStore: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// Notes that all incarnations before a retirement's number are over ([`super::RejoinStore::note_incarnation`]) and keeps it,
-    /// at once.
+    /// at once. Where the number is known already and the retirement is not, it is the number of this end only if that is done:
+    /// everybody had to note it as such for that.
     async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError>;
 
     /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does, and at once how far the retirement

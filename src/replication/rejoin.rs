@@ -119,6 +119,9 @@ pub struct Votes {
     /// How far it has voted itself, and knows others to have: with the first page.
     #[serde(default)]
     pub voters: Voters,
+    /// What was done about regions that are gone for good, as far as nothing is left to do: with the first page.
+    #[serde(default)]
+    pub retirements: Vec<Retirement>,
     /// What it stored of each key.
     pub slots: Vec<(Actor, KeyedSlot)>,
 }
@@ -128,5 +131,17 @@ impl Votes {
     pub fn others(&self, but: RegionId) -> Voters {
         let others = self.voters.iter().filter(|(region, _)| **region != but);
         others.map(|(region, voter)| (*region, *voter)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_of_an_older_version_voted_is_read() {
+        let text = r#"{"votes":{"promises":[],"slots":[]}}"#;
+        let Answer::Votes(votes) = serde_json::from_str(text).unwrap() else { unreachable!() };
+        assert!(votes.retirements.is_empty() && votes.incarnations.is_empty());
     }
 }

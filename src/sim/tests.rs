@@ -1,5 +1,6 @@
 //! The simulator itself: it repeats itself, plans survive a file, and shrinking keeps what matters.
 
+mod ended;
 mod gone;
 mod returned;
 

@@ -74,10 +74,12 @@ const FENCED: &str = "SELECT owner, epoch FROM promises WHERE fenced";
 /// Last in its transaction: votes of several owners wait for each other here.
 const COUNT_VOTE: &str = "UPDATE region_identity SET votes = votes + 1 RETURNING votes";
 
-/// Last in its transaction, and in one order. Nothing is written where no more is known.
+/// Last in its transaction, and in one order. Nothing is written or locked where no more is known; what another transaction has
+/// written since that was looked up is compared once more.
 const KEEP_VOTERS: &str = "
 INSERT INTO voters AS v (region, epoch, votes)
-SELECT a, b, c FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS u(a, b, c) ORDER BY a
+SELECT a, b, c FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS u(a, b, c)
+WHERE NOT EXISTS (SELECT FROM voters AS known WHERE known.region = a AND (known.epoch, known.votes) >= (b, c)) ORDER BY a
 ON CONFLICT (region) DO UPDATE SET epoch = excluded.epoch, votes = excluded.votes
 WHERE (v.epoch, v.votes) < (excluded.epoch, excluded.votes)";
 

@@ -18,7 +18,7 @@ use super::encode::{
 use super::load::intent_record;
 use super::registers;
 use super::rights::{PgRights, epoch_column, execute, keyed_row, merge};
-use super::{PgStore, sagas, within};
+use super::{PgStore, retirement, sagas, within};
 use crate::domain::catalogue::{Node, Product};
 use crate::domain::change::{Change, Payload};
 use crate::domain::idempotency::IntentRecord;
@@ -474,14 +474,22 @@ async fn replace_sagas(
     sagas::insert(connection, &sagas.iter().collect::<Vec<_>>()).await
 }
 
-/// Locks as votes and sales do, the promises and rows before the identity and the head; what guards it comes last.
+/// Locks as votes and sales do, the promises and rows before the identity and the head; what guards it comes last. The incarnations
+/// are noted alone, as by [`note`]: else another process of this region, which had looked at them before, could store a row of one
+/// that is over for everybody else. Behind the rows, since whoever stores some holds locks of them when it comes to look.
 async fn begin(
     connection: &mut PgConnection,
     before: Actor,
     beginning: &Beginning,
 ) -> Result<bool, sqlx::Error> {
-    let own = Actor { epoch: beginning.epoch, ..before };
-    let noted = beginning.votes.incarnations.iter().filter(|(region, _)| **region != own.region);
+    let (own, votes) = (Actor { epoch: beginning.epoch, ..before }, &beginning.votes);
+    take_votes(connection, beginning).await?;
+    for rows in beginning.rows.chunks(ROWS_PER_STATEMENT) {
+        let rows: Vec<&KeyedRow> = rows.iter().collect();
+        merge::upsert_copies(connection, own, &rows).await?;
+    }
+    execute(connection, NOTE_ALONE).await?;
+    let noted = votes.incarnations.iter().filter(|(region, _)| **region != own.region);
     let noted = noted.map(|(region, epoch)| Actor { region: *region, epoch: *epoch });
     for actor in noted.chain([own]) {
         sqlx::query(NOTE)
@@ -490,12 +498,10 @@ async fn begin(
             .fetch_one(&mut *connection)
             .await?;
     }
-    take_votes(connection, beginning).await?;
-    registers::keep_voters(connection, &beginning.votes.others(own.region)).await?;
-    for rows in beginning.rows.chunks(ROWS_PER_STATEMENT) {
-        let rows: Vec<&KeyedRow> = rows.iter().collect();
-        merge::upsert_copies(connection, own, &rows).await?;
+    for retirement in &votes.retirements {
+        retirement::keep(connection, retirement).await?;
     }
+    registers::keep_voters(connection, &votes.others(own.region)).await?;
     let identity = sqlx::query(BEGIN_IDENTITY)
         .bind(epoch_column(own))
         .bind(epoch_column(before))

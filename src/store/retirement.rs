@@ -42,7 +42,10 @@ SELECT payment ->> 'provider_key' AS key, o.order_id
 FROM orders o, json_array_elements(o.document::json -> 'payments') AS payment
 WHERE o.stands AND payment ->> 'provider_key' = ANY($1::text[])";
 
-async fn keep(connection: &mut PgConnection, retirement: &Retirement) -> Result<(), sqlx::Error> {
+pub(super) async fn keep(
+    connection: &mut PgConnection,
+    retirement: &Retirement,
+) -> Result<(), sqlx::Error> {
     let document = serde_json::to_string(retirement).expect("our own types have a JSON form");
     let ends = Actor { region: retirement.region, epoch: retirement.ends };
     sqlx::query(KEEP)
@@ -137,7 +140,8 @@ impl RetirementStore for PgRights {
                     execute(&mut lease, "ROLLBACK").await?;
                     return Ok(Ending::TakenBack);
                 }
-                let is_known = known.is_some_and(|known| known.noted) && before == ends.epoch;
+                let is_end = known.is_some_and(|known| known.noted) || retirement.is_done();
+                let is_known = is_end && before == ends.epoch;
                 let is_ours = before < ends.epoch || is_known;
                 if is_ours {
                     keep(&mut lease, &Retirement { noted: true, ..retirement.clone() }).await?;

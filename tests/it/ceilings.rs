@@ -5,8 +5,12 @@ use std::sync::atomic::Ordering;
 
 use entrepot::app::rights::{FenceError, ProposeError, Proposer, Rights};
 use entrepot::escrow::{Ballot, Purpose, Voter};
+use entrepot::ports::RegisterStore as _;
+use entrepot::store::PgRights;
+use entrepot::types::Epoch;
 
 use crate::support::eventually;
+use crate::support::postgres::Database;
 use crate::support::world::{World, actor, key};
 
 /// Answers race, so that one round may miss what the next one finds.
@@ -88,4 +92,21 @@ async fn what_acceptors_voted_is_known_after_a_restart() {
     a.rights.registers.note_voters(&less.collect()).await.unwrap();
     let now = a.rights.registers.voters().await.unwrap();
     assert!(noted.iter().all(|(region, voter)| now[region] >= *voter), "{noted:?} {now:?}");
+}
+
+/// Each raise shows how far the others have voted, and mostly that is known.
+#[tokio::test]
+async fn how_far_others_voted_is_not_waited_for_where_it_is_known() {
+    let database = Database::new().await;
+    let rights = PgRights::new(database.store("a"), Epoch::FIRST);
+    let (b, voter) = ("b".parse().unwrap(), |votes| Voter { epoch: Epoch::FIRST, votes });
+    rights.note_voters(&[(b, voter(7))].into()).await.unwrap();
+    let mut beside = database.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM voters FOR UPDATE").execute(&mut beside).await.unwrap();
+    for known in [6, 7] {
+        rights.note_voters(&[(b, voter(known))].into()).await.unwrap();
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut beside).await.unwrap();
+    rights.note_voters(&[(b, voter(8))].into()).await.unwrap();
+    assert_eq!(rights.voters().await.unwrap(), [(b, voter(8))].into());
 }

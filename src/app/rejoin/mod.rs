@@ -254,6 +254,11 @@ impl Rejoin {
                 let known = votes.voters.entry(region).or_insert(voter);
                 *known = voter.max(*known);
             }
+            // One that was carried out from here may have moved orders that nobody has heard of: this database forgot that, and
+            // must not take it for done.
+            let by_others =
+                page.retirements.into_iter().filter(|it| it.fence.region != self.region.id);
+            votes.retirements.extend(by_others);
             votes.slots.extend(page.slots);
             if is_last {
                 return Ok(());

@@ -13,6 +13,7 @@ use crate::replication::Position;
 use crate::replication::rejoin::{
     Answer, Ask, DOCUMENTS_MAX, HISTORIES_BYTES, HISTORIES_MAX, History, ITEMS_MAX, MARKS_MAX,
 };
+use crate::replication::retirement::Retirement;
 use crate::types::RegionId;
 
 /// Answers from this region's database.
@@ -71,6 +72,9 @@ impl RejoinHandler {
                     votes.incarnations = store.incarnations().await?;
                     votes.voters = self.rights.registers.voters().await?;
                     votes.voters.insert(self.region.id, store.mark().await?.voter);
+                    // Until it is done the people's words may still turn out to be over.
+                    let ended = self.retirements.ended().await?.into_iter();
+                    votes.retirements = ended.filter(Retirement::is_done).collect();
                 }
                 Answer::Votes(votes)
             }

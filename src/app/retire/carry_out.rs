@@ -36,6 +36,9 @@ impl Retire {
             }
         };
         drop(tokio::time::timeout(HEARD_WITHIN, all_there).await);
+        if retirement.noted && self.region.may_write() {
+            self.tell_again(&others, retirement).await;
+        }
         if let Some(error) = self.not_there(&others) {
             return Err(error);
         }
@@ -52,9 +55,7 @@ impl Retire {
             Ending::TakenBack => return Err(RetireError::Overtaken(region)),
         }
         retirement.noted = true;
-        for peer in &others {
-            self.tell(*peer, retirement).await?;
-        }
+        self.tell_all(&others, retirement).await?;
         // From now on nobody hears of anything more. What they have heard until then is asked for once more.
         self.adoption.complete(region, &others).await?;
         let units_uncovered = self.free(retirement, &owners, &others).await?;
@@ -116,6 +117,32 @@ impl Retire {
             Some(executor) if ours.is_empty() => Err(RetireError::Taken(executor)),
             Some(_) | None => Ok(ours),
         }
+    }
+
+    /// One that has heard of the end and is in doubt since waits for all others to say so, and until then neither tells what it
+    /// knows nor votes for a lease of this region. So whoever is there is told before either is needed; who does not hear it now
+    /// has to later.
+    async fn tell_again(&self, others: &[RegionId], retirement: &Retirement) {
+        let reachable = self.rights.reachability.reachable();
+        let there: Vec<RegionId> =
+            others.iter().copied().filter(|peer| reachable.contains(peer)).collect();
+        drop(self.tell_all(&there, retirement).await);
+    }
+
+    /// Also those behind one that does not answer; but where it is not so, nobody else is to believe it.
+    async fn tell_all(
+        &self,
+        peers: &[RegionId],
+        retirement: &Retirement,
+    ) -> Result<(), RetireError> {
+        let mut all = Ok(());
+        for peer in peers {
+            match self.tell(*peer, retirement).await {
+                Err(error @ RetireError::BegunAnew(_)) => return Err(error),
+                told => all = all.and(told),
+            }
+        }
+        all
     }
 
     pub(super) async fn tell(

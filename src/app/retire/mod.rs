@@ -265,11 +265,12 @@ impl Retire {
             Ok(outcome) => outcome,
             Err(error) => {
                 if let RetireError::BegunAnew(_) = error {
-                    // What two people said is not so, or not any more.
+                    // What two people said is not so, or not any more. What is done stays done.
                     let read = self.records.retirement(region).await?;
                     let withdrawn_by = Some(region.to_string());
-                    let is_it = read.as_ref().filter(|read| read.is_attempt_of(&retirement));
-                    if let Some(read) = is_it {
+                    let is_it = |read: &&Retirement| read.is_attempt_of(&retirement);
+                    let open = read.as_ref().filter(is_it).filter(|read| read.is_open());
+                    if let Some(read) = open {
                         let withdrawn = Retirement { withdrawn_by, ..read.clone() };
                         self.keep(Some(read), withdrawn).await?;
                     }

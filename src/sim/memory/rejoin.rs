@@ -265,6 +265,9 @@ impl RejoinStore for MemoryRights {
             let known = tables.incarnations.entry(*region).or_insert(*epoch);
             *known = (*known).max(*epoch);
         }
+        for retirement in &beginning.votes.retirements {
+            tables.keep_retirement(retirement);
+        }
         let last = tables.outbox.keys().rfind(|at| at.epoch == epoch).copied();
         tables.head = last.unwrap_or(Position { epoch, sequence: 0 });
         let stamped = tables.of_home(own).map(|(_, record)| record.updated_hlc);
@@ -296,6 +299,7 @@ mod tests {
             promises: vec![(actor, Promised { ballot, fenced: true })],
             slots: vec![(actor, slot.clone())],
             incarnations: [(other, Epoch(3))].into(),
+            retirements: Vec::new(),
             voters: [(other, Voter { epoch: Epoch(3), votes: 2 })].into(),
         };
         let follows = memory.tables().head();

@@ -27,7 +27,7 @@ impl Tables {
         last.map(|(_, it)| it).filter(|it| it.has_ended()).cloned().collect()
     }
 
-    fn keep_retirement(&mut self, retirement: &Retirement) {
+    pub(super) fn keep_retirement(&mut self, retirement: &Retirement) {
         let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
         let is_done = self.retirements.get(&name).is_some_and(|it| it.outcome.is_some());
         if !is_done || retirement.outcome.is_some() {
@@ -67,7 +67,8 @@ impl RetirementStore for MemoryRights {
             return Ok(Ending::TakenBack);
         }
         let before = self.note_incarnation(region, ends).await?;
-        let is_known = known.is_some_and(|known| known.noted) && before == ends;
+        let is_end = known.is_some_and(|known| known.noted) || retirement.is_done();
+        let is_known = is_end && before == ends;
         if before >= ends && !is_known {
             return Ok(Ending::BegunAnew(before));
         }

@@ -27,9 +27,13 @@ pub(super) async fn pass(ms: u64) {
 
 /// Three regions that hear each other, and nothing breaks but what a test breaks.
 pub(super) async fn world() -> Arc<World> {
-    let (knobs, stock, entries) = (Knobs::default(), vec![vec![10, 10, 10]], Vec::new());
+    world_of(3).await
+}
+
+pub(super) async fn world_of(regions: usize) -> Arc<World> {
+    let (knobs, stock, entries) = (Knobs::default(), vec![vec![10; regions]], Vec::new());
     let plan =
-        Plan { seed: 1, regions: 3, witness: false, storm_ms: FOR_EVER_MS, knobs, stock, entries };
+        Plan { seed: 1, regions, witness: false, storm_ms: FOR_EVER_MS, knobs, stock, entries };
     let world = World::begin(&plan, false).await;
     pass(5_000).await;
     world
@@ -44,7 +48,7 @@ pub(super) fn name(world: &World, region: usize) -> RegionId {
 }
 
 /// The lost region is ended, and away for ever.
-async fn retire(world: &Arc<World>) {
+pub(super) async fn retire(world: &Arc<World>) {
     let retired = world.act(Action::Retired { region: LOST, by: BY, down_ms: 60_000 });
     retired.await.unwrap();
     drop(world.act(Action::Crash { region: LOST, down_ms: FOR_EVER_MS }));
@@ -64,7 +68,7 @@ async fn set_back(world: &Arc<World>, region: usize) {
     assert!(server(world, region).app.region.is_set_back());
 }
 
-fn end(world: &World) {
+pub(super) fn end(world: &World) {
     assert_eq!(world.shared.checks.violation(), None);
     world.end();
 }

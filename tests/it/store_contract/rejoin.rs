@@ -15,6 +15,7 @@ use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::saga::SagaRecord;
 use entrepot::types::{Actor, Epoch, OrderId, RegionId, RegionNumber};
 
+use super::retirements::done;
 use super::stock::{change, key, put_node};
 use super::{Kind, Subject, two};
 use crate::support::writes::{
@@ -176,10 +177,13 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
     let ballot = Ballot { round: 2, region: b };
     let slot = Slot { ballot, sequence: 1, value: Value { ceiling: 4, ..Value::default() } };
     let slot = KeyedSlot { key: x.clone(), slot };
+    let (gone, back) = ("c".parse().unwrap(), "d".parse().unwrap());
+    let ended = done(gone, 2);
     let votes = Votes {
         promises: vec![(owner, Promised { ballot, fenced: true })],
         slots: vec![(owner, slot)],
-        incarnations: [(b, Epoch(3))].into(),
+        incarnations: [(b, Epoch(3)), (gone, Epoch(2)), (back, Epoch(4))].into(),
+        retirements: vec![ended.clone(), ended.clone(), done(back, 2)],
         voters: [
             (b, Voter { epoch: Epoch(3), votes: 2 }),
             (a.region, Voter { epoch: Epoch(1), votes: 9 }),
@@ -210,7 +214,9 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
     let rows = a.rejoin.rows_of(a.region, None, 9).await.unwrap();
     assert_eq!(rows.iter().map(|row| (row.owner, &row.row)).collect::<Vec<_>>(), [(own, &row)]);
     let noted = a.rejoin.incarnations().await.unwrap();
-    assert_eq!(noted, [(a.region, SECOND), (b, Epoch(3))].into());
+    let of_others = [(b, Epoch(3)), (gone, Epoch(2)), (back, Epoch(4))];
+    assert_eq!(noted, [(a.region, SECOND)].into_iter().chain(of_others).collect());
+    assert_eq!(a.retirements.ended().await.unwrap(), [ended], "but not of who began anew since");
     let votes = a.rejoin.votes(None, 9).await.unwrap();
     assert_eq!((votes.promises.len(), votes.slots.len()), (1, 1));
     let late = a.store.commit(&product(a.region, "y", 4), stamp(a.region, 4)).await;

@@ -28,6 +28,11 @@ fn asked(region: RegionId, ends: u32, at_ms: u64) -> Retirement {
     }
 }
 
+pub(super) fn done(region: RegionId, ends: u32) -> Retirement {
+    let outcome = Some(RetirementOutcome::default());
+    Retirement { noted: true, outcome, ..asked(region, ends, 10) }
+}
+
 /// Two requests that have read the same say different things: the first counts, and the other one knows.
 pub(super) async fn what_people_say_follows_on_what_they_have_read(kind: Kind) {
     let a = Subject::empty(kind, "a", 1).await;
@@ -95,6 +100,15 @@ pub(super) async fn a_number_is_a_retirements_or_an_incarnations(kind: Kind) {
     assert_eq!(note(2, 10).await, Ending::BegunAnew(Epoch(3)));
     assert_eq!(note(3, 12).await, Ending::BegunAnew(Epoch(3)), "it is the incarnation's");
     assert_eq!(note(4, 13).await, Ending::Noted);
+    // Done it is only once everybody has noted the number as the end's: who knows nothing but the number was told it.
+    let c = "c".parse().unwrap();
+    assert_eq!(a.rejoin.note_incarnation(c, Epoch(2)).await.unwrap(), Epoch::FIRST);
+    let done = done(c, 2);
+    assert_eq!(a.retirements.note_retirement(&done).await.unwrap(), Ending::Noted);
+    assert!(a.retirements.ended().await.unwrap().contains(&done));
+    a.rejoin.note_incarnation(c, Epoch(3)).await.unwrap();
+    let again = a.retirements.note_retirement(&done).await.unwrap();
+    assert_eq!(again, Ending::BegunAnew(Epoch(3)));
 }
 
 pub(super) async fn orders_are_found_by_what_they_count_on(kind: Kind) {
