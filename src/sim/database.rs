@@ -18,7 +18,7 @@ use crate::escrow::{
     Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
     Stewardship, TransferRequest, Voted, Voters,
 };
-use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
+use crate::ports::store::{Contested, Mandate, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
     Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore, Given,
     Learned, Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
@@ -207,7 +207,7 @@ impl Store for Database {
                 let sequence = committed.sequence.unwrap_or(0);
                 let (orders, sagas) = (changes.orders.len(), changes.sagas.len());
                 let hash = self.shared.checks.committed(&self.memory, changes, stamp);
-                if let Some((of, _)) = changes.as_steward {
+                if let Some(Mandate::Steward(of, _)) = changes.mandate {
                     self.note(format_args!("takes over {orders} orders of {of}"));
                 }
                 self.note(format_args!(

@@ -139,8 +139,9 @@ UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, ca
                  WHERE home_region = region_identity.region AND substr(updated_hlc, 27) = region_identity.region)
 WHERE set_back IS NOT NULL AND epoch = $2";
 
+/// What an operator has said of the region still holds.
 const BEGIN_HEAD: &str = "
-UPDATE outbox_head SET epoch = $1, draining = false, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
+UPDATE outbox_head SET epoch = $1, set_back = false, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
 WHERE epoch = $2 AND seq = $3";
 
 /// Rows or votes in one statement.

@@ -269,7 +269,7 @@ impl RejoinStore for MemoryRights {
         tables.head = last.unwrap_or(Position { epoch, sequence: 0 });
         let stamped = tables.of_home(own).map(|(_, record)| record.updated_hlc);
         tables.floor = stamped.filter(|stamp| stamp.region == own).max();
-        (tables.boots, tables.draining, tables.set_back) = (0, false, None);
+        (tables.boots, tables.set_back) = (0, None);
         tables.canary = Some(0);
         Ok(true)
     }
