@@ -26,7 +26,7 @@ use crate::escrow::{
 };
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::Mandate;
-use crate::ports::{Bus, Reader, RejoinStore, RetirementStore, Store, StoreError};
+use crate::ports::{Bus, Learned, Reader, RejoinStore, RetirementStore, Store, StoreError};
 use crate::saga::SagaRecord;
 use crate::types::{OrderId, RegionId};
 
@@ -299,17 +299,16 @@ impl Adoption {
 
     async fn learn_from(&self, region: RegionId, peer: RegionId) -> Result<usize, JoinError> {
         let (own, store, bus) = (&self.region, self.known.as_ref(), self.bus.as_ref());
-        let joining = Joining { region: own, store, bus, of: region };
+        // Shoppers' orders wait for no more than one.
+        let joining = Joining { region: own, store, bus, of: region, at_once: 1 };
         let differences = joining.compare(peer).await?;
         let (mut rest, mut learned) = (differences.differing.as_slice(), 0);
         while !rest.is_empty() {
-            let (told, mut news) = joining.ask_histories(peer, rest).await?;
-            rest = &rest[told..];
             // Of two histories that part one gives way only to one that has moved.
-            news.learned.retain(|it| !it.replaces || it.record.order.moved.is_some());
-            for order in news.learned {
-                learned += usize::from(store.learn(&[order], own.clock.wall_ms()).await?);
-            }
+            let wanted = |it: &Learned| !it.replaces || it.record.order.moved.is_some();
+            let taken = joining.take_over(peer, rest, wanted).await?;
+            rest = &rest[taken.told..];
+            learned += taken.learned.len();
         }
         Ok(learned)
     }
@@ -333,7 +332,7 @@ impl Adoption {
         self.move_here(region, &lost).await?;
         // The others have it all from its home of now: also what was cancelled, where they do not know that.
         let (own, store, bus) = (&self.region, self.known.as_ref(), self.bus.as_ref());
-        let joining = Joining { region: own, store, bus, of: region };
+        let joining = Joining { region: own, store, bus, of: region, at_once: 1 };
         let mut unknown = BTreeSet::new();
         for peer in others {
             let differences = joining.compare(*peer).await?;

@@ -8,7 +8,8 @@ use entrepot::domain::order::{Event, EventBody, OrderRecord};
 use entrepot::escrow::{Ballot, KeyedRow, KeyedSlot, Promised, Row, Slot, Value, Voter};
 use entrepot::ports::store::OrderWrite;
 use entrepot::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Learned, Needs, ReplicationError, Stamp, Stopped,
+    Applied, Beginning, ChangeSet, CommitError, Learned, Learning, Needs, ReplicationError, Stamp,
+    Stopped,
 };
 use entrepot::replication::rejoin::{History, Votes};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
@@ -125,7 +126,7 @@ pub(super) async fn what_others_know_of_an_order_is_taken_over(kind: Kind) {
         learned(&more, &[&more], false),
         learned(&theirs, &[&of_parted, &theirs], true),
     ];
-    assert!(a.rejoin.learn(&all, 7).await.unwrap());
+    assert_eq!(a.rejoin.learn(&all, 7).await.unwrap(), Learning::Done);
     for (id, expected) in [(new, &of_new), (longer, &more), (parted, &theirs)] {
         assert_eq!(a.store.order(id).await.unwrap().as_deref(), Some(expected.record.as_ref()));
     }
@@ -152,11 +153,12 @@ pub(super) async fn a_reference_that_still_stands_puts_a_batch_off(kind: Kind) {
     write(&a, &orders([ours.clone()]), 1).await;
     let theirs = referenced(a.region, second, 2, "r", "c");
     let news = [learned(&theirs, &[&theirs], false)];
-    assert!(!a.rejoin.learn(&news, 7).await.unwrap());
+    assert_eq!(a.rejoin.learn(&news, 7).await.unwrap(), Learning::PutOff);
     assert_eq!(a.store.order(second).await.unwrap(), None);
     let gone = cancelled(a.region, &ours, 2, "c");
-    assert!(a.rejoin.learn(&[learned(&gone, &[&gone], false)], 7).await.unwrap());
-    assert!(a.rejoin.learn(&news, 7).await.unwrap());
+    let gone = [learned(&gone, &[&gone], false)];
+    assert_eq!(a.rejoin.learn(&gone, 7).await.unwrap(), Learning::Done);
+    assert_eq!(a.rejoin.learn(&news, 7).await.unwrap(), Learning::Done);
 }
 
 pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind: Kind) {
