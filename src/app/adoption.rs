@@ -377,7 +377,7 @@ impl Adoption {
             |workspace: &mut Workspace<'_>| adopt(workspace, region, orders, lost.is_gone, which);
         moves.commit(orders, adopt).await.map_err(|error| match error {
             MoveError::NoMandate => AdoptError::Over(region),
-            error => AdoptError::Move(error),
+            error @ (MoveError::Store(_) | MoveError::Commit(_)) => AdoptError::Move(error),
         })
     }
 }

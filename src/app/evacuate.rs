@@ -489,7 +489,9 @@ impl Evacuation {
                 let move_away = |workspace: &mut Workspace<'_>| move_away(workspace, orders, to);
                 let moved = moves.commit(orders, move_away).await.map_err(|error| match error {
                     MoveError::NoMandate => EvacuationError::Ended,
-                    error => EvacuationError::Move(error),
+                    error @ (MoveError::Store(_) | MoveError::Commit(_)) => {
+                        EvacuationError::Move(error)
+                    }
                 })?;
                 left += (orders.len() as u64).saturating_sub(moved);
                 told.send_modify(|progress| progress.orders += moved);

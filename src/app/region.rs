@@ -183,7 +183,8 @@ impl Region {
     /// What [`super::Stops`] has stored, or was told.
     pub(super) fn set_draining(&self, draining: bool) {
         let next = |told: u64| Some((told / 2 + 1) * 2 + u64::from(draining));
-        self.draining.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok();
+        let (order, word) = (Ordering::Relaxed, &self.draining);
+        word.fetch_update(order, order, next).expect("there is always a next one");
     }
 
     /// For [`Self::was_refused`].
@@ -195,8 +196,8 @@ impl Region {
     /// it sent the order. An answer may be overtaken by the operator who resumes the region.
     pub(super) fn was_refused(&self, told: u64) {
         let drained = (told / 2 + 1) * 2 + 1;
-        let (order, draining) = (Ordering::Relaxed, &self.draining);
-        draining.compare_exchange(told, drained, order, order).ok();
+        let (order, word) = (Ordering::Relaxed, &self.draining);
+        let _overtaken = word.compare_exchange(told, drained, order, order);
     }
 
     /// For the rest of this process. `true` the first time.

@@ -49,6 +49,7 @@ impl Retirement {
     }
 
     /// As `kept` by now, or as it was read where nothing is; with these units as well.
+    #[must_use]
     pub fn freeing(&self, kept: Option<Self>, units: u64) -> Self {
         let mut freed = kept.unwrap_or_else(|| self.clone());
         freed.units_freed += units;
