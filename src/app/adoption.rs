@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::joining::{JoinError, Joining};
-use super::move_orders::move_order;
+use super::move_orders::{MoveError, Moves, move_order};
 use super::rights::{FenceError, ProposeError, Proposer, Rights, TakenOver};
 use super::{OrderLease, Region, Signals, Workspace};
 use crate::domain::order::OrderStatus;
@@ -25,19 +25,15 @@ use crate::escrow::{
     steward_key, steward_keys, steward_of,
 };
 use crate::mutants::{Mutant, is_on};
-use crate::ports::store::NO_STEWARD;
-use crate::ports::{
-    Bus, CommitError, Needs, Reader, RejoinStore, RetirementStore, Stamp, Store, StoreError,
-};
+use crate::ports::store::Mandate;
+use crate::ports::{Bus, Learned, Reader, RejoinStore, RetirementStore, Store, StoreError};
 use crate::saga::SagaRecord;
-use crate::types::{OrderId, RegionId, SagaId};
+use crate::types::{OrderId, RegionId};
 
 /// Orders in one transaction: each is told whole, some 10 KiB.
 const ORDERS_AT_ONCE: usize = 50;
 /// Orders listed at once.
 const ORDERS_PER_PAGE: u32 = 1_000;
-/// How often a group of moves is decided again because something changed meanwhile.
-const DECISIONS_MAX: u32 = 20;
 /// How long a steward waits for every other region to tell what it knows: one that is cut off may know of a cancellation,
 /// or that an order has moved already; the lost region's shoppers wait meanwhile.
 const ASKED_WITHIN_MS: u64 = 30_000;
@@ -58,8 +54,8 @@ pub enum AdoptError {
     #[error(transparent)]
     Join(#[from] JoinError),
     /// The moves could not be committed.
-    #[error("orders could not be moved here: {0}")]
-    Commit(String),
+    #[error(transparent)]
+    Move(MoveError),
     /// Another region acts for them, or the lost one is back.
     #[error("{0}: another region acts for its orders now, or it is back")]
     Over(RegionId),
@@ -303,17 +299,16 @@ impl Adoption {
 
     async fn learn_from(&self, region: RegionId, peer: RegionId) -> Result<usize, JoinError> {
         let (own, store, bus) = (&self.region, self.known.as_ref(), self.bus.as_ref());
-        let joining = Joining { region: own, store, bus, of: region };
+        // Shoppers' orders wait for no more than one.
+        let joining = Joining { region: own, store, bus, of: region, at_once: 1 };
         let differences = joining.compare(peer).await?;
         let (mut rest, mut learned) = (differences.differing.as_slice(), 0);
         while !rest.is_empty() {
-            let (told, mut news) = joining.ask_histories(peer, rest).await?;
-            rest = &rest[told..];
             // Of two histories that part one gives way only to one that has moved.
-            news.learned.retain(|it| !it.replaces || it.record.order.moved.is_some());
-            for order in news.learned {
-                learned += usize::from(store.learn(&[order], own.clock.wall_ms()).await?);
-            }
+            let wanted = |it: &Learned| !it.replaces || it.record.order.moved.is_some();
+            let taken = joining.take_over(peer, rest, wanted).await?;
+            rest = &rest[taken.told..];
+            learned += taken.learned.len();
         }
         Ok(learned)
     }
@@ -337,7 +332,7 @@ impl Adoption {
         self.move_here(region, &lost).await?;
         // The others have it all from its home of now: also what was cancelled, where they do not know that.
         let (own, store, bus) = (&self.region, self.known.as_ref(), self.bus.as_ref());
-        let joining = Joining { region: own, store, bus, of: region };
+        let joining = Joining { region: own, store, bus, of: region, at_once: 1 };
         let mut unknown = BTreeSet::new();
         for peer in others {
             let differences = joining.compare(*peer).await?;
@@ -364,8 +359,7 @@ impl Adoption {
         }
     }
 
-    /// A transaction of its own, that holds only while this region is the steward: shoppers' orders must not wait
-    /// for it, nor fail with it.
+    /// Holds only while this region is the steward.
     async fn move_some(
         &self,
         region: RegionId,
@@ -373,41 +367,18 @@ impl Adoption {
         orders: &[OrderId],
         which: Which,
     ) -> Result<u64, AdoptError> {
-        let mut needs = Needs::default();
-        needs.orders.extend(orders.iter().copied());
-        needs.sagas.extend(orders.iter().map(|id| SagaId(id.0)));
-        let mut last = String::new();
-        for _ in 0..DECISIONS_MAX {
-            let view = self.store.load(&needs).await?;
-            let mut workspace = Workspace::new(view, &self.region);
-            let moved = adopt(&mut workspace, region, orders, lost.is_gone, which);
-            if workspace.changes.is_empty() {
-                return Ok(0);
-            }
-            workspace.changes.as_steward = Some((region, lost.proposer.ballot()));
-            let stamp = Stamp {
-                epoch: self.region.epoch,
-                hlc: workspace.last_stamp(),
-                now_ms: workspace.now_ms,
-            };
-            match self.store.commit(&workspace.changes, stamp).await {
-                Ok(_) => {
-                    self.signals.outbox.notify_one();
-                    return Ok(moved);
-                }
-                Err(CommitError::Conflict(NO_STEWARD)) => return Err(AdoptError::Over(region)),
-                Err(CommitError::Conflict(what)) => what.clone_into(&mut last),
-                // Decided again on what is there now: what has moved is passed over.
-                Err(CommitError::Unknown(why)) => last = why,
-                Err(
-                    error @ (CommitError::Unavailable(_)
-                    | CommitError::Fenced
-                    | CommitError::Draining
-                    | CommitError::Broken(_)),
-                ) => return Err(AdoptError::Commit(error.to_string())),
-            }
-        }
-        Err(AdoptError::Commit(last))
+        let moves = Moves {
+            region: &self.region,
+            store: self.store.as_ref(),
+            signals: &self.signals,
+            mandate: Mandate::Steward(region, lost.proposer.ballot()),
+        };
+        let adopt =
+            |workspace: &mut Workspace<'_>| adopt(workspace, region, orders, lost.is_gone, which);
+        moves.commit(orders, adopt).await.map_err(|error| match error {
+            MoveError::NoMandate => AdoptError::Over(region),
+            error @ (MoveError::Store(_) | MoveError::Commit(_)) => AdoptError::Move(error),
+        })
     }
 }
 

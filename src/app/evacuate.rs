@@ -10,7 +10,9 @@
 //! needed for safety: a region that is lost half-way is fenced like any other.
 //!
 //! One process carries it out, and tells the database how far it is; whichever process is asked reads it there, and asks
-//! there for its end. That and the first order that moves are told in one row, so one of the two comes first.
+//! there for its end. That and the first order that moves are told in one row, so one of the two comes first. Each transaction
+//! that moves orders looks at that row: a process that stood still, and was taken for gone, moves nothing beside what was
+//! begun since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +23,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::move_orders::{MoveError, Moves, move_away};
 use super::rejoin::REJOIN;
 use super::rights::{Rights, TransferError, transfer};
-use super::{MoveOrders, NOTICED_WITHIN, Region, Stops, WriteError, Writer};
+use super::{NOTICED_WITHIN, Region, Signals, Stops, Workspace};
 use crate::domain::evacuation::{Evacuating, LOST_AFTER_MS, Progress, Stage};
 use crate::escrow::{KeyedRow, ROWS_PER_MESSAGE_MAX};
-use crate::ports::store::SagaFilter;
-use crate::ports::{Bus, EvacuationStore, Reader, ReplicationError, ReplicationStore, StoreError};
+use crate::ports::store::{Mandate, SagaFilter};
+use crate::ports::{
+    Bus, EvacuationStore, Reader, ReplicationError, ReplicationStore, Store, StoreError,
+};
 use crate::replication::Position;
 use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX};
 use crate::runtime::TaskSet;
@@ -103,6 +108,11 @@ pub enum EvacuationError {
     /// This process told nothing for so long that another one has begun anew.
     #[error("another server of this region has begun anew")]
     Replaced,
+    /// Likewise, or an operator had the region take orders again.
+    #[error(
+        "this server stood still, and an evacuation was begun anew or the region was resumed meanwhile: it moves no more orders"
+    )]
+    Ended,
     /// It is too late.
     #[error(
         "orders have moved already: let it go to its end, and evacuate the other region if they are to come back"
@@ -113,7 +123,7 @@ pub enum EvacuationError {
     Transfer(#[from] TransferError),
     /// Orders could not be moved.
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Move(MoveError),
     /// The own database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -130,9 +140,11 @@ pub struct Evacuation {
     pub rights: Arc<Rights>,
     /// Its database, to read.
     pub reader: Arc<dyn Reader>,
-    /// Commits moves.
-    pub writer: Writer,
-    /// Drains it.
+    /// The same, to move orders.
+    pub store: Arc<dyn Store>,
+    /// Whom to wake.
+    pub signals: Signals,
+    /// Whether it takes orders.
     pub stops: Arc<Stops>,
     /// What it wrote.
     pub log: Arc<dyn ReplicationStore>,
@@ -191,8 +203,8 @@ impl Evacuation {
         Ok(known.filter(|known| known.is_under_way(now_ms)).map(|known| known.progress))
     }
 
-    /// Ends one that has not moved orders yet, and takes orders again. Rights that have moved come back as they are
-    /// needed. With the name of a run, only that one; asked again, it tells how it ended.
+    /// Ends one that has not moved orders yet, and takes orders again unless an operator has drained the region. Rights that
+    /// have moved come back as they are needed. With the name of a run, only that one; asked again, it tells how it ended.
     pub async fn abort(&self, follows: Option<Uuid>) -> Result<Progress, EvacuationError> {
         let known = self.known.evacuation().await?;
         let known =
@@ -212,6 +224,7 @@ impl Evacuation {
             });
         }
         let now = self.wait_for(known.run, ABORTED_WITHIN).await?;
+        self.stops.look().await?;
         match now.stage {
             Stage::Done | Stage::Failed if now.orders > 0 => Err(EvacuationError::PastReturn),
             Stage::Done | Stage::Failed => Err(EvacuationError::NoneUnderWay),
@@ -257,18 +270,11 @@ impl Evacuation {
     }
 
     async fn run(&self, begun: Progress) {
-        let (to, abort) = (begun.to, CancellationToken::new());
+        let (run, to, abort) = (begun.run, begun.to, CancellationToken::new());
         let (told, _) = watch::channel(begun);
         let outcome = tokio::select! {
-            outcome = self.carry_out(to, &told, &abort) => outcome,
+            outcome = self.carry_out(run, to, &told, &abort) => outcome,
             replaced = self.keep_telling(&told, &abort) => Err(replaced),
-        };
-        let outcome = match outcome {
-            Err(EvacuationError::Aborted) => match self.stops.drain(false).await {
-                Ok(_) => Err(EvacuationError::Aborted),
-                Err(error) => Err(error.into()),
-            },
-            other => other,
         };
         let (stage, why) = match outcome {
             Ok(()) => (Stage::Done, None),
@@ -335,12 +341,13 @@ impl Evacuation {
 
     async fn carry_out(
         &self,
+        run: Uuid,
         to: RegionId,
         told: &watch::Sender<Progress>,
         abort: &CancellationToken,
     ) -> Result<(), EvacuationError> {
         let stage = |stage| told.send_modify(|progress| progress.stage = stage);
-        self.stops.drain(true).await?;
+        self.stops.look().await?;
         // Another process of the region may not know it yet, and ask for rights.
         tokio::time::sleep(NOTICED_WITHIN).await;
         self.settle(abort).await?;
@@ -357,7 +364,7 @@ impl Evacuation {
         }
         let mut left = 0;
         for _ in 0..PASSES_MAX {
-            left = self.move_orders(to, told).await?;
+            left = self.move_orders(run, to, told).await?;
             if left == 0 {
                 break;
             }
@@ -459,17 +466,33 @@ impl Evacuation {
     /// One pass over all orders. Answers how many could not be moved.
     async fn move_orders(
         &self,
+        run: Uuid,
         to: RegionId,
         told: &watch::Sender<Progress>,
     ) -> Result<u64, EvacuationError> {
+        let moves = Moves {
+            region: &self.region,
+            store: self.store.as_ref(),
+            signals: &self.signals,
+            mandate: Mandate::Evacuation(run),
+        };
         let (mut left, mut after) = (0, None);
         loop {
             let page = self.reader.standing(self.region.id, after, ORDERS_PER_PAGE).await?;
             let Some((last, _)) = page.last().copied() else { return Ok(left) };
             let orders: Vec<OrderId> = page.into_iter().map(|(id, _)| id).collect();
             for orders in orders.chunks(ORDERS_AT_ONCE) {
-                let moving = MoveOrders { orders: orders.to_vec(), to };
-                let (moved, _) = self.writer.submit(moving).await?;
+                // What is decided on what was forgotten parts from what the others know.
+                if !self.region.may_write() {
+                    return Err(EvacuationError::NotTrusted);
+                }
+                let move_away = |workspace: &mut Workspace<'_>| move_away(workspace, orders, to);
+                let moved = moves.commit(orders, move_away).await.map_err(|error| match error {
+                    MoveError::NoMandate => EvacuationError::Ended,
+                    error @ (MoveError::Store(_) | MoveError::Commit(_)) => {
+                        EvacuationError::Move(error)
+                    }
+                })?;
                 left += (orders.len() as u64).saturating_sub(moved);
                 told.send_modify(|progress| progress.orders += moved);
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Region;
 use crate::domain::order::{Event, Take, fold_copy, take_whole};
-use crate::ports::{Bus, Learned, RejoinStore, RequestKind, StoreError};
+use crate::ports::{Bus, BusError, Learned, Learning, RejoinStore, RequestKind, StoreError};
 use crate::replication::rejoin::{Answer, Ask, HISTORIES_MAX, History, MARKS_MAX, OrderMark};
 use crate::saga::SagaRecord;
 use crate::types::{OrderId, RegionId};
@@ -21,12 +21,35 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// questions, and the operator may repeat the whole.
 const TRIES_MAX: u32 = 4;
 
+/// How often orders are compared that change while they are. Each time somebody else has made progress with them (another process
+/// of the region that takes over the same, or a peer's stream), and an order has a handful of changes in its life: one that
+/// has changed so often in a row is not what is being waited for.
+const COMPARISONS_MAX: u32 = 5;
+
 /// Why it could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// It has to tell what it knows.
     #[error("{0} did not answer, and may know what nobody else does")]
     Unreachable(RegionId),
+    /// It can't tell or note what it was asked, and says so.
+    #[error("{peer} refuses: {why}")]
+    Refused {
+        /// Who.
+        peer: RegionId,
+        /// Its words.
+        why: String,
+    },
+    /// Somebody else is at the same orders.
+    #[error(
+        "order {order} has changed here each of the {COMPARISONS_MAX} times that it was compared with what {peer} knows: that is not          taken over yet, what was before it is; see that nobody else takes over the same orders"
+    )]
+    KeepsChanging {
+        /// Whose knowledge.
+        peer: RegionId,
+        /// Which.
+        order: OrderId,
+    },
     /// An order's history does not fold.
     #[error("what {peer} knows of order {order} can't be taken over: {why}")]
     Unsound {
@@ -49,6 +72,8 @@ pub(super) struct Joining<'a> {
     pub(super) bus: &'a dyn Bus,
     /// Whose orders.
     pub(super) of: RegionId,
+    /// How many are taken over in one transaction: none of them is written by others meanwhile.
+    pub(super) at_once: usize,
 }
 
 /// In what a peer's list differs.
@@ -62,9 +87,24 @@ pub(super) struct Differences {
 
 /// What a peer's histories bring.
 #[derive(Debug, Default)]
-pub(super) struct News {
+struct News {
     /// What is to be taken over.
-    pub(super) learned: Vec<Learned>,
+    learned: Vec<Learned>,
+    /// Orders of which less is known there than here, or something that gives way to it.
+    we_know_more: Vec<OrderId>,
+}
+
+/// What came of taking a peer's histories over.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// How many of the orders were told.
+    pub(super) told: usize,
+    /// Orders of which more is known here now.
+    pub(super) learned: BTreeSet<OrderId>,
+    /// Orders of which what was known here is set aside.
+    pub(super) parted: u64,
+    /// Orders that another one keeps from being taken over, which stands under their channel's reference.
+    pub(super) put_off: Vec<OrderId>,
     /// Orders of which less is known there than here, or something that gives way to it.
     pub(super) we_know_more: Vec<OrderId>,
 }
@@ -72,17 +112,24 @@ pub(super) struct News {
 /// Asks a peer, some times.
 pub(super) async fn ask(bus: &dyn Bus, peer: RegionId, ask: &Ask) -> Result<Answer, JoinError> {
     let request = Bytes::from(serde_json::to_vec(ask).expect("our own types have a JSON form"));
+    let mut last = JoinError::Unreachable(peer);
     for _ in 0..TRIES_MAX {
-        let answer = bus.request(peer, REJOIN, request.clone(), ANSWER_LIMIT).await;
-        let read = answer
-            .map_err(|error| error.to_string())
-            .and_then(|answer| serde_json::from_slice(&answer).map_err(|error| error.to_string()));
-        match read {
-            Ok(answer) => return Ok(answer),
-            Err(why) => tracing::warn!(%peer, why, "{peer} was asked what it knows: {why}"),
-        }
+        let why = match bus.request(peer, REJOIN, request.clone(), ANSWER_LIMIT).await {
+            Ok(answer) => match serde_json::from_slice(&answer) {
+                Ok(Answer::Refused(why)) => return Err(JoinError::Refused { peer, why }),
+                Ok(answer) => return Ok(answer),
+                Err(error) => error.to_string(),
+            },
+            // Its database may be away for a moment.
+            Err(BusError::Refused { reason, .. }) => {
+                last = JoinError::Refused { peer, why: reason.clone() };
+                reason
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(%peer, why, "{peer} was asked what it knows: {why}");
     }
-    Err(JoinError::Unreachable(peer))
+    Err(last)
 }
 
 impl Joining<'_> {
@@ -139,8 +186,68 @@ impl Joining<'_> {
         }
     }
 
+    /// Takes over what a peer knows of some orders, as far as it is `wanted`: of the first of them, as many as one answer takes.
+    pub(super) async fn take_over(
+        &self,
+        peer: RegionId,
+        ids: &[OrderId],
+        wanted: impl Fn(&Learned) -> bool,
+    ) -> Result<Taken, JoinError> {
+        let mut taken = Taken::default();
+        let mut changed = None;
+        for _ in 0..COMPARISONS_MAX {
+            let (told, mut news) = self.ask_histories(peer, ids).await?;
+            news.learned.retain(&wanted);
+            taken = Taken { told, we_know_more: news.we_know_more, put_off: Vec::new(), ..taken };
+            changed = self.learn(&news.learned, &mut taken).await?;
+            if changed.is_none() {
+                return Ok(taken);
+            }
+        }
+        let order = changed.expect("it was compared once at least");
+        Err(JoinError::KeepsChanging { peer, order })
+    }
+
+    /// Answers an order that has changed meanwhile: what comes after it is not taken over yet.
+    async fn learn(
+        &self,
+        news: &[Learned],
+        taken: &mut Taken,
+    ) -> Result<Option<OrderId>, StoreError> {
+        for orders in news.chunks(self.at_once) {
+            let mut learning = self.learn_at_once(orders, taken).await?;
+            if learning == Learning::PutOff {
+                for order in orders {
+                    learning = self.learn_at_once(std::slice::from_ref(order), taken).await?;
+                    match learning {
+                        Learning::Done => {}
+                        Learning::PutOff => taken.put_off.push(order.record.order.id),
+                        Learning::Changed(_) => break,
+                    }
+                }
+            }
+            if let Learning::Changed(order) = learning {
+                return Ok(Some(order));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn learn_at_once(
+        &self,
+        orders: &[Learned],
+        taken: &mut Taken,
+    ) -> Result<Learning, StoreError> {
+        let learning = self.store.learn(orders, self.region.clock.wall_ms()).await?;
+        if learning == Learning::Done {
+            taken.learned.extend(orders.iter().map(|learned| learned.record.order.id));
+            taken.parted += orders.iter().filter(|learned| learned.replaces).count() as u64;
+        }
+        Ok(learning)
+    }
+
     /// What a peer knows of some orders: of the first of them, as many as one answer takes. Answers how many these were.
-    pub(super) async fn ask_histories(
+    async fn ask_histories(
         &self,
         peer: RegionId,
         ids: &[OrderId],
@@ -211,3 +318,6 @@ fn compare(ours: &[OrderMark], theirs: &[OrderMark]) -> (Vec<OrderId>, Vec<Order
     let differing = theirs.iter().filter(differs).map(|mark| mark.id).collect();
     (lacking, differing)
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ pub use inventory::{
     AdjustOutcome, AdjustStock, Adjusted, Adjustment, InventoryView, NodeView, RegionView,
     inventory_view,
 };
-pub use move_orders::MoveOrders;
+pub use move_orders::MoveError;
 pub use order_lease::{LeaseAnswer, LeaseAsk, LeaseHandler, ORDER_LEASE, OrderLease};
 pub use place_order::{PlaceOrder, PlaceOutcome, place_order};
 pub use region::Region;

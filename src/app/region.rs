@@ -27,7 +27,8 @@ pub struct Region {
     /// Fresh ids.
     pub ids: Arc<dyn Ids>,
     hlc: Mutex<Hlc>,
-    draining: AtomicBool,
+    /// How often this process was told whether the region is drained, twice; and one where it is.
+    draining: AtomicU64,
     set_back: AtomicBool,
     fenced: AtomicBool,
     in_doubt: AtomicBool,
@@ -57,7 +58,7 @@ impl Region {
             clock,
             ids,
             hlc: Mutex::new(Hlc::starting_after(floor)),
-            draining: AtomicBool::new(false),
+            draining: AtomicU64::new(0),
             set_back: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             in_doubt: AtomicBool::new(false),
@@ -111,7 +112,7 @@ impl Region {
     /// No new orders are taken: an operator said so, the database was set back or may have been, the others have
     /// fenced this region, or it is the witness.
     pub fn is_draining(&self) -> bool {
-        let is_stopped = self.draining.load(Ordering::Relaxed) || self.is_witness();
+        let is_stopped = self.is_drained() || self.is_witness();
         is_stopped || !self.may_write() || self.is_fenced()
     }
 
@@ -176,12 +177,27 @@ impl Region {
 
     /// An operator has drained it, as far as this process knows.
     pub(super) fn is_drained(&self) -> bool {
+        self.draining.load(Ordering::Relaxed) % 2 == 1
+    }
+
+    /// What [`super::Stops`] has stored, or was told.
+    pub(super) fn set_draining(&self, draining: bool) {
+        let next = |told: u64| Some((told / 2 + 1) * 2 + u64::from(draining));
+        let (order, word) = (Ordering::Relaxed, &self.draining);
+        word.fetch_update(order, order, next).expect("there is always a next one");
+    }
+
+    /// For [`Self::was_refused`].
+    pub(super) fn told_of_draining(&self) -> u64 {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// What [`super::Stops`] has stored, or was told, or a commit that was refused.
-    pub(super) fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+    /// The database refused an order, since the region is drained: that holds unless this process was told anything since
+    /// it sent the order. An answer may be overtaken by the operator who resumes the region.
+    pub(super) fn was_refused(&self, told: u64) {
+        let drained = (told / 2 + 1) * 2 + 1;
+        let (order, word) = (Ordering::Relaxed, &self.draining);
+        let _overtaken = word.compare_exchange(told, drained, order, order);
     }
 
     /// For the rest of this process. `true` the first time.
@@ -195,18 +211,37 @@ mod tests {
     use super::*;
     use crate::runtime::{RandomIds, SystemClock};
 
-    #[test]
-    fn a_region_in_doubt_takes_no_orders_and_writes_nothing() {
+    fn region() -> Region {
         let id: RegionId = "a".parse().unwrap();
         let clock = SystemClock::new();
-        let region = Region::new(
+        Region::new(
             id,
             [(id, RegionNumber(std::num::NonZeroU8::MIN))].into(),
             Epoch::FIRST,
             HlcTimestamp::origin(id),
             Arc::new(clock),
             Arc::new(RandomIds::new(clock)),
-        );
+        )
+    }
+
+    #[test]
+    fn a_refusal_that_is_overtaken_by_an_operator_drains_nothing() {
+        let region = region();
+        let told = region.told_of_draining();
+        region.set_draining(false);
+        region.was_refused(told);
+        assert!(!region.is_draining(), "it was resumed meanwhile");
+        region.was_refused(region.told_of_draining());
+        assert!(region.is_draining());
+        region.set_draining(false);
+        assert!(!region.is_draining());
+        region.set_draining(true);
+        assert!(region.is_draining());
+    }
+
+    #[test]
+    fn a_region_in_doubt_takes_no_orders_and_writes_nothing() {
+        let region = region();
         assert!(region.may_write() && !region.is_draining());
         region.set_in_doubt(true);
         assert!(!region.may_write() && region.is_draining());

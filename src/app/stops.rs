@@ -1,6 +1,7 @@
 //! Why this region takes no new orders. Two reasons, and both outlive the process and hold for every process of the region:
 //!
-//! - An operator drained it, and resumes it.
+//! - An operator drained it, and resumes it; or it is given up ([`super::evacuate`]), which ends when that is aborted or an
+//!   operator resumes the region. Who takes one of them back leaves the other as it was.
 //! - Its database was set back: a peer, or this region's own stream, proves that it wrote more than its
 //!   database remembers (an older backup, a standby that was promoted too early). What it sold since is
 //!   forgotten, so selling on could oversell (I-01). Nobody resumes that: the database that remembers
@@ -77,7 +78,7 @@ impl Stops {
         Ok(draining || !self.region.is_set_back())
     }
 
-    /// Follows what another process of this region has stored. For a worker.
+    /// Follows what is stored: by another process of this region, or by an evacuation. For a worker.
     pub async fn look(&self) -> Result<(), StoreError> {
         let _alone = self.draining.lock().await;
         let Stopped { draining, set_back } = self.store.stopped(self.region.epoch).await?;
@@ -88,7 +89,7 @@ impl Stops {
         if self.region.is_drained() != draining {
             tracing::warn!(
                 draining,
-                "another process of this region changed whether it takes orders: draining {draining}"
+                "whether this region takes orders has changed: draining {draining}"
             );
             self.region.set_draining(draining);
         }

@@ -236,6 +236,7 @@ impl Group {
                 hlc: workspace.last_stamp(),
                 now_ms: workspace.now_ms,
             };
+            let told = self.region.told_of_draining();
             match self.store.commit(&workspace.changes, stamp).await {
                 Ok(committed) => {
                     self.signals.rows.mark(&in_doubt.unwrap_or_default());
@@ -258,7 +259,7 @@ impl Group {
                 Err(CommitError::Unavailable(why)) => return Err(WriteError::Unavailable(why)),
                 // Another process drained the region: decided again, nobody's order is placed.
                 Err(CommitError::Draining) => {
-                    self.region.set_draining(true);
+                    self.region.was_refused(told);
                     "the region is drained".clone_into(&mut last);
                 }
                 Err(CommitError::Fenced) => return Err(WriteError::Fenced),

@@ -48,9 +48,9 @@ impl Stage {
         self >= Self::Done
     }
 
-    /// No order has moved yet.
-    pub fn may_be_aborted(self) -> bool {
-        self < Self::MovingOrders
+    /// Orders move, or have moved.
+    pub fn moves_orders(self) -> bool {
+        matches!(self, Self::MovingOrders | Self::Verifying | Self::Done)
     }
 }
 

@@ -85,7 +85,7 @@ codes! {
     RegionDraining = "region_draining" SERVICE_UNAVAILABLE "The region takes no new orders" "An operator is draining this region, its database was set back, or it is not known yet whether it was. Nothing was done; the load balancer sends a new try to another region.";
     HomeRegionUnavailable = "home_region_unavailable" SERVICE_UNAVAILABLE "The home region does not answer" "Only the home region can do this and it can't be reached. Repeat it with the same Idempotency-Key after Retry-After.";
     NoMajority = "no_majority" SERVICE_UNAVAILABLE "Too few regions can be reached" "A majority of the regions must agree to this. What was agreed on by then stands; repeat it when more regions can be reached.";
-    EveryRegionNeeded = "every_region_needed" SERVICE_UNAVAILABLE "Not every region answers" "Before a region begins anew, or is retired, every other one that is not gone for good has to tell what it knows. What was done by then stands, and is gone on with; repeat it when all can be reached.";
+    EveryRegionNeeded = "every_region_needed" SERVICE_UNAVAILABLE "Not every region answers" "Before a region begins anew, or is retired, every other one that is not gone for good has to tell what it knows. What was done by then stands, and is gone on with; repeat it when all can be reached, and do what is said to one that refuses.";
     DependencyUnavailable = "dependency_unavailable" SERVICE_UNAVAILABLE "A dependency does not answer" "The database or a provider does not answer. Repeat it with the same Idempotency-Key after Retry-After.";
     Overloaded = "overloaded" SERVICE_UNAVAILABLE "Too busy" "A queue is full. Nothing was done; try again after Retry-After.";
 }

@@ -22,9 +22,9 @@ pub use reconcile::{
     ScannedOrder, Snapshot, Turn,
 };
 pub use registers::RegisterStore;
-pub use rejoin::{Beginning, Learned, RejoinStore};
+pub use rejoin::{Beginning, Learned, Learning, RejoinStore};
 pub use replication::{Applied, ReplicationError, ReplicationStore};
-pub use retirement::{Ending, RetirementStore};
+pub use retirement::{Buried, Ending, RetirementStore};
 pub use rights::{Obtained, RightsSource};
 pub use store::{
     ChangeSet, CommitError, Committed, EvacuationStore, Needs, Reader, SagaQueue, Stamp, StopStore,

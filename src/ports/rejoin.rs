@@ -32,6 +32,17 @@ pub struct Learned {
     pub saga: Option<SagaRecord>,
 }
 
+/// What came of taking over what others know of some orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learning {
+    /// It is stored.
+    Done,
+    /// Nothing was done: one of them has a channel's reference that another order still stands under here.
+    PutOff,
+    /// Nothing was done: more is known of this one by now than [was then](Learned::known). To be compared again.
+    Changed(OrderId),
+}
+
 /// A new incarnation.
 #[derive(Debug, Clone)]
 pub struct Beginning {
@@ -96,10 +107,8 @@ pub trait RejoinStore: Send + Sync {
         ids: &[OrderId],
     ) -> Result<Vec<History>, StoreError>;
 
-    /// Takes over what others know of own orders, in one transaction. `false`: nothing was done, because one of them
-    /// has a channel's reference that another order still stands under here. An error, and nothing was done, where more is known of
-    /// one by now than was then.
-    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError>;
+    /// Takes over what others know of orders, in one transaction.
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<Learning, StoreError>;
 
     /// Own orders that nobody works on though something is left to do, in order of ids, after one.
     async fn abandoned(

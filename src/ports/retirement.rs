@@ -18,6 +18,15 @@ pub enum Ending {
     TakenBack,
 }
 
+/// What came of burying rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buried {
+    /// What was stored.
+    pub report: MergeReport,
+    /// As it is kept now.
+    pub retirement: Retirement,
+}
+
 /// What this region's database keeps of it.
 #[async_trait]
 pub trait RetirementStore: Send + Sync {
@@ -40,14 +49,15 @@ pub trait RetirementStore: Send + Sync {
     /// everybody had to note it as such for that.
     async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError>;
 
-    /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does, and at once how far the retirement
-    /// is with them. `None`: nothing was stored, because another incarnation than the one that ends it is noted as the latest;
-    /// whoever notes a later one waits for this.
+    /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does, and counts at once the units that
+    /// are `freed` by them, beside what was counted by then. `None`: nothing was stored, because another incarnation than the one
+    /// that ends it is noted as the latest; whoever notes a later one waits for this.
     async fn bury(
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-    ) -> Result<Option<MergeReport>, StoreError>;
+        freed: u64,
+    ) -> Result<Option<Buried>, StoreError>;
 
     /// Standing orders that count on these provider keys. Reads all orders.
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError>;

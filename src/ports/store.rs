@@ -89,8 +89,19 @@ pub struct SagaWrite {
     pub expected_version: u64,
 }
 
-/// Why a commit [as a steward](ChangeSet::as_steward) is refused.
-pub const NO_STEWARD: &str = "another region acts for these orders";
+/// What lets a commit give orders another home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mandate {
+    /// As the steward of another region's orders, under this ballot: until this acceptor promises another one, or that the
+    /// region is back.
+    Steward(RegionId, Ballot),
+    /// By this evacuation of the region: from when it has told that it moves orders, until it is over, another one is begun
+    /// or an operator has resumed the region.
+    Evacuation(Uuid),
+}
+
+/// Why a commit is refused whose [`Mandate`] is over.
+pub const NO_MANDATE: &str = "whoever moves these orders may not do so any more";
 
 /// Everything a group of decisions wants written, in one transaction or not at all.
 #[derive(Debug, Clone, Default)]
@@ -111,9 +122,8 @@ pub struct ChangeSet {
     pub nodes: BTreeMap<NodeId, Node>,
     /// See [`Self::products_seen`].
     pub nodes_seen: BTreeMap<NodeId, HlcTimestamp>,
-    /// Written as the steward of another region's orders, under this ballot: where this acceptor has promised
-    /// another one since, or that the region is back, the commit is refused.
-    pub as_steward: Option<(RegionId, Ballot)>,
+    /// Where it is over, the commit is refused.
+    pub mandate: Option<Mandate>,
 }
 
 impl ChangeSet {
@@ -300,7 +310,7 @@ pub struct Contested {
 /// Why a region takes no new orders.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// An operator has drained it, or it was set back.
+    /// An operator has drained it, it is given up, or it was set back.
     pub draining: bool,
     /// The proof that its database was.
     pub set_back: Option<String>,
@@ -312,8 +322,9 @@ pub struct Stopped {
 pub trait StopStore: Send + Sync {
     /// What is stored.
     async fn stopped(&self, epoch: Epoch) -> Result<Stopped, StoreError>;
-    /// An operator drains or resumes the region. Once it is drained, no [commit](Store::commit) places an order, of
-    /// whichever process. A region whose database was set back stays out of traffic: `true`.
+    /// An operator drains or resumes the region; resumes it also where it was given up. Once it is drained, no
+    /// [commit](Store::commit) places an order, of whichever process. A region whose database was set back stays out of
+    /// traffic, whatever the operator says (`true`); what is said last holds once it has begun a new incarnation.
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError>;
     /// Keeps the proof that this database was set back; the first one counts.
     async fn set_back(&self, epoch: Epoch, proof: &str) -> Result<(), StoreError>;
@@ -330,14 +341,17 @@ pub trait StopStore: Send + Sync {
 pub trait EvacuationStore: Send + Sync {
     /// The last one that was begun.
     async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError>;
-    /// Begins one, unless another is under way and was told of since `lost_ms`. Answers which one is under way now.
+    /// Begins one, unless another is under way and was told of since `lost_ms`: the region takes no orders from then on, until
+    /// it is aborted or an operator resumes the region. Begun before either of that, the next one goes on with what the last
+    /// one began: where orders have moved, it can't be aborted. Answers which one is under way now.
     async fn begin_evacuation(
         &self,
         begun: &Progress,
         now_ms: u64,
         lost_ms: u64,
     ) -> Result<Evacuating, StoreError>;
-    /// Tells how far one is. Answers whether its end was asked for; nothing where another was begun since.
+    /// Tells how far one is. Answers whether its end was asked for; nothing where another was begun since. Of one that was
+    /// aborted: the region is as an operator has left it.
     async fn tell_evacuation(
         &self,
         progress: &Progress,

@@ -84,6 +84,8 @@ pub enum Answer {
     Products(Vec<Product>),
     /// To [`Ask::Nodes`].
     Nodes(Vec<Node>),
+    /// To any: a sentence that tells why not. Asked again, it says the same until a person does something.
+    Refused(String),
 }
 
 /// How far an order is known.

@@ -48,6 +48,14 @@ impl Retirement {
         name(self) == name(other)
     }
 
+    /// As `kept` by now, or as it was read where nothing is; with these units as well.
+    #[must_use]
+    pub fn freeing(&self, kept: Option<Self>, units: u64) -> Self {
+        let mut freed = kept.unwrap_or_else(|| self.clone());
+        freed.units_freed += units;
+        freed
+    }
+
     /// Every incarnation of the region that was known is over here: nothing more of it is heard.
     pub fn has_ended(&self) -> bool {
         self.noted && self.withdrawn_by.is_none()

@@ -18,12 +18,12 @@ use crate::escrow::{
     Accept, Accepted, Ballot, Digest, GiverDemand, KeyedRow, KeyedSlot, Prepare, Promise, Purpose,
     Stewardship, TransferRequest, Voted, Voters,
 };
-use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
+use crate::ports::store::{Contested, Mandate, OrderFilter, SagaFilter, Spendable};
 use crate::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore, Given,
-    Learned, Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore, ReplicationError,
-    ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp, StopStore,
-    Stopped, Store, StoreError, View,
+    Applied, Beginning, Buried, ChangeSet, CommitError, Committed, Credit, Ending, EvacuationStore,
+    Given, Learned, Learning, Mark, MergeReport, Moved, Needs, Reader, RegisterStore, RejoinStore,
+    ReplicationError, ReplicationStore, RetirementStore, RightsStore, SagaQueue, SkuLedgers, Stamp,
+    StopStore, Stopped, Store, StoreError, View,
 };
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::replication::retirement::Retirement;
@@ -207,7 +207,7 @@ impl Store for Database {
                 let sequence = committed.sequence.unwrap_or(0);
                 let (orders, sagas) = (changes.orders.len(), changes.sagas.len());
                 let hash = self.shared.checks.committed(&self.memory, changes, stamp);
-                if let Some((of, _)) = changes.as_steward {
+                if let Some(Mandate::Steward(of, _)) = changes.mandate {
                     self.note(format_args!("takes over {orders} orders of {of}"));
                 }
                 self.note(format_args!(
@@ -744,10 +744,10 @@ impl RejoinStore for Database {
         self.rights.histories(home, ids).await
     }
 
-    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<Learning, StoreError> {
         let breaks = self.writes().await?;
         let learned = self.rights.learn(orders, now_ms).await?;
-        self.note(format_args!("learns {} of its orders: {learned}", orders.len()));
+        self.note(format_args!("learns {} of its orders: {learned:?}", orders.len()));
         self.answers(breaks).await?;
         Ok(learned)
     }
@@ -844,13 +844,14 @@ impl RetirementStore for Database {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-    ) -> Result<Option<MergeReport>, StoreError> {
+        freed: u64,
+    ) -> Result<Option<Buried>, StoreError> {
         let breaks = self.writes().await?;
         let region = retirement.region;
-        let buried = self.rights.bury(retirement, rows).await?;
-        let units: u64 = buried.iter().flat_map(|report| report.credited.values()).sum();
+        let buried = self.rights.bury(retirement, rows, freed).await?;
+        let units: u64 = buried.iter().flat_map(|it| it.report.credited.values()).sum();
         self.note(format_args!("buries {} rows of {region}: {units} units are free", rows.len()));
-        if let Some(report) = &buried {
+        if let Some(Buried { report, .. }) = &buried {
             self.shared.checks.learned(&self.memory, report);
         }
         self.answers(breaks).await?;

@@ -21,14 +21,14 @@ use crate::domain::inventory::{StockDelta, StockDeltas};
 use crate::domain::order::Event;
 use crate::escrow::order_register;
 use crate::mutants::{Mutant, is_on};
-use crate::ports::store::NO_STEWARD;
-use crate::ports::store::{ChangeSet, Needs, OrderWrite, View};
+use crate::ports::store::{ChangeSet, Mandate, NO_MANDATE, Needs, OrderWrite, View};
 use crate::ports::{CommitError, Committed, Stamp, Store, StoreError};
 use crate::replication::PAYLOAD_BYTES_MAX;
 use crate::types::{Actor, HlcTimestamp, OrderId};
 
 use super::copies::EVENTS_OF;
 use super::encode::{EventColumns, OrderColumns, is_passing, signed, store_error};
+use super::evacuation::STILL_MOVES;
 use super::load::intent_record;
 use super::registers::{of_owner, round_column};
 use super::rejoin::INTENTS_OF;
@@ -48,7 +48,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     FIRST_RIGHTS,
     CHANGE_RIGHTS,
     APPEND_OUTBOX,
-    IS_DRAINED,
+    IS_STOPPED,
     STILL_IN_EPOCH,
     STILL_STEWARD,
 ];
@@ -130,7 +130,7 @@ WHERE r.sku = c.sku AND r.node = c.node AND r.owner = c.owner AND r.epoch = c.ep
 /// No row: this incarnation is over (I-13), or there are new orders ($6) and the region was drained. The row is looked at
 /// again once its lock is held, so neither is missed.
 const APPEND_OUTBOX: &str = "
-WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 AND NOT (draining AND $6) RETURNING seq)
+WITH head AS (UPDATE outbox_head SET seq = seq + 1 WHERE epoch = $1 AND NOT (is_stopped AND $6) RETURNING seq)
 INSERT INTO outbox (epoch, seq, hlc, event_hash, payload, committed_at_ms)
 SELECT $1, head.seq, $2, $3, $4, $5 FROM head RETURNING seq";
 
@@ -139,7 +139,7 @@ const STILL_IN_EPOCH: &str = "
 SELECT true FROM outbox_head WHERE epoch = $1 FOR SHARE";
 
 /// Why nothing was appended.
-const IS_DRAINED: &str = "SELECT draining FROM outbox_head WHERE epoch = $1";
+const IS_STOPPED: &str = "SELECT is_stopped FROM outbox_head WHERE epoch = $1";
 
 /// Until the commit is through, nothing else is promised.
 const STILL_STEWARD: &str = "
@@ -239,15 +239,10 @@ async fn write(
     stamp: Stamp,
 ) -> Result<Option<u64>, Problem> {
     let epoch = i32::try_from(stamp.epoch.0).expect("epochs are counted by people");
-    if let Some((of, ballot)) = changes.as_steward {
-        let held = of_owner(STILL_STEWARD, order_register(of))
-            .bind(round_column(ballot))
-            .bind(ballot.region.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-        if held.is_none() && !is_on(Mutant::OutbidStewardMoves) {
-            return Err(Problem::Conflict(NO_STEWARD));
-        }
+    if let Some(mandate) = changes.mandate
+        && !still_holds(connection, mandate).await?
+    {
+        return Err(Problem::Conflict(NO_MANDATE));
     }
     let payload = write_orders(connection, changes).await?;
     write_sagas(connection, changes).await?;
@@ -269,9 +264,9 @@ async fn write(
             .fetch_optional(&mut *connection)
             .await?;
         if sequence.is_none() && places {
-            let query = sqlx::query_scalar(IS_DRAINED).bind(epoch);
-            let draining: Option<bool> = query.fetch_optional(&mut *connection).await?;
-            if draining == Some(true) {
+            let query = sqlx::query_scalar(IS_STOPPED).bind(epoch);
+            let is_stopped: Option<bool> = query.fetch_optional(&mut *connection).await?;
+            if is_stopped == Some(true) {
                 return Err(Problem::Draining);
             }
         }
@@ -286,6 +281,19 @@ async fn write(
         head.ok_or(Problem::Fenced)?;
     }
     Ok(last)
+}
+
+async fn still_holds(connection: &mut PgConnection, mandate: Mandate) -> Result<bool, sqlx::Error> {
+    let (query, is_needed) = match mandate {
+        Mandate::Steward(of, ballot) => {
+            let query = of_owner(STILL_STEWARD, order_register(of))
+                .bind(round_column(ballot))
+                .bind(ballot.region.as_str());
+            (query, !is_on(Mutant::OutbidStewardMoves))
+        }
+        Mandate::Evacuation(run) => (sqlx::query(STILL_MOVES).bind(run), true),
+    };
+    Ok(query.fetch_optional(connection).await?.is_some() || !is_needed)
 }
 
 /// [`crate::domain::change::Payload`], borrowed.

@@ -5,28 +5,47 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::domain::evacuation::{Evacuating, Progress};
+use crate::domain::evacuation::{Evacuating, Progress, Stage};
 use crate::ports::{EvacuationStore, StoreError};
 
 use super::encode::{from_json, signed, store_error, unsigned};
 use super::{PgStore, within};
 
-pub(super) const STATEMENTS: &[&str] = &[EVACUATION, BEGIN, TELL, ABORT];
+pub(super) const STATEMENTS: &[&str] = &[EVACUATION, BEGIN, TELL, ABORT, STILL_MOVES];
 
 const EVACUATION: &str = "SELECT told_at_ms, document FROM evacuation";
 
-/// Nothing is begun beside one that is under way, and whose process lives.
+/// Nothing is begun beside one that is under way, and whose process lives. Where the region has taken no orders since the last
+/// one, this one goes on with it: orders that have moved then have still moved.
 const BEGIN: &str = "
-INSERT INTO evacuation AS e (run, may_abort, is_over, told_at_ms, document) VALUES ($1, true, false, $2, $3)
-ON CONFLICT (only_row) DO UPDATE
-SET run = excluded.run, may_abort = true, is_over = false, abort = false, told_at_ms = excluded.told_at_ms,
-    document = excluded.document
-WHERE e.is_over OR e.told_at_ms < $4";
+WITH begun AS (
+    INSERT INTO evacuation AS e (run, may_abort, is_over, told_at_ms, document) VALUES ($1, true, false, $2, $3)
+    ON CONFLICT (only_row) DO UPDATE
+    SET run = excluded.run, may_abort = e.may_abort OR NOT (SELECT evacuating FROM outbox_head), is_over = false,
+        abort = false, told_at_ms = excluded.told_at_ms, document = excluded.document
+    WHERE e.is_over OR e.told_at_ms < $4
+    RETURNING true
+)
+UPDATE outbox_head SET evacuating = true FROM begun";
 
+/// What moves orders ($2) can't be aborted from then on, unless it was before. What was aborted ($3) keeps the region from
+/// nothing any more.
 const TELL: &str = "
-UPDATE evacuation SET may_abort = $2, is_over = $3, told_at_ms = $4, document = $5 WHERE run = $1 RETURNING abort";
+WITH told AS (
+    UPDATE evacuation SET may_abort = may_abort AND (abort OR NOT $2), is_over = $4, told_at_ms = $5, document = $6
+    WHERE run = $1 RETURNING abort
+), freed AS (
+    UPDATE outbox_head SET evacuating = false FROM told WHERE $3
+)
+SELECT abort FROM told";
 
-const ABORT: &str = "UPDATE evacuation SET abort = true WHERE run = $1 AND may_abort";
+const ABORT: &str =
+    "UPDATE evacuation SET abort = true WHERE run = $1 AND may_abort AND NOT is_over";
+
+/// Until the commit is through, no other one begins.
+pub(super) const STILL_MOVES: &str = "
+SELECT true FROM evacuation
+WHERE run = $1 AND NOT may_abort AND NOT is_over AND (SELECT evacuating FROM outbox_head) FOR SHARE";
 
 #[async_trait]
 impl EvacuationStore for PgStore {
@@ -71,7 +90,8 @@ impl EvacuationStore for PgStore {
             let mut lease = self.lease().await?;
             let query = sqlx::query_scalar(TELL)
                 .bind(progress.run)
-                .bind(progress.stage.may_be_aborted())
+                .bind(progress.stage.moves_orders())
+                .bind(progress.stage == Stage::Aborted)
                 .bind(progress.stage.is_over())
                 .bind(signed(now_ms))
                 .bind(document(progress))

@@ -26,6 +26,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (12, "canary", include_str!("../../migrations/0012_canary.sql")),
     (13, "processes", include_str!("../../migrations/0013_processes.sql")),
     (14, "voters", include_str!("../../migrations/0014_voters.sql")),
+    (15, "stops", include_str!("../../migrations/0015_stops.sql")),
 ];
 
 /// Why the schema could not be brought up to date.

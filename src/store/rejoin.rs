@@ -24,7 +24,7 @@ use crate::domain::change::{Change, Payload};
 use crate::domain::idempotency::IntentRecord;
 use crate::domain::order::OrderRecord;
 use crate::escrow::{KeyedRow, KeyedSlot, Promised, Voter};
-use crate::ports::{Beginning, Learned, Mark, RejoinStore, StoreError};
+use crate::ports::{Beginning, Learned, Learning, Mark, RejoinStore, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::saga::SagaRecord;
@@ -139,8 +139,9 @@ UPDATE region_identity SET epoch = $1, boots = 0, votes = 0, set_back = NULL, ca
                  WHERE home_region = region_identity.region AND substr(updated_hlc, 27) = region_identity.region)
 WHERE set_back IS NOT NULL AND epoch = $2";
 
+/// What an operator has said of the region still holds.
 const BEGIN_HEAD: &str = "
-UPDATE outbox_head SET epoch = $1, draining = false, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
+UPDATE outbox_head SET epoch = $1, set_back = false, seq = (SELECT coalesce(max(seq), 0) FROM outbox WHERE epoch = $1)
 WHERE epoch = $2 AND seq = $3";
 
 /// Rows or votes in one statement.
@@ -329,17 +330,17 @@ impl RejoinStore for PgRights {
         read.await.map_err(store_error)
     }
 
-    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<Learning, StoreError> {
         let learned = in_transaction!(&self.store, |lease| {
-            write_learned(&mut lease, self.own.region, orders, now_ms).await?;
+            write_learned(&mut lease, self.own.region, orders, now_ms).await?
         });
         match learned {
-            Ok(()) => Ok(true),
+            Ok(learning) => Ok(learning),
             // A reference that another order still stands under.
             Err(sqlx::Error::Database(error))
                 if error.constraint() == Some("orders_by_channel_ref") =>
             {
-                Ok(false)
+                Ok(Learning::PutOff)
             }
             Err(error) => Err(store_error(error)),
         }
@@ -420,7 +421,7 @@ async fn write_learned(
     own: RegionId,
     orders: &[Learned],
     now_ms: u64,
-) -> Result<(), sqlx::Error> {
+) -> Result<Learning, sqlx::Error> {
     let all = orders.iter().map(|it| it.record.order.id.0).collect::<Vec<_>>();
     let rows = sqlx::query(LOCK_ORDERS).bind(all).fetch_all(&mut *connection).await?;
     let stored = rows.iter().map(order_record);
@@ -430,7 +431,7 @@ async fn write_learned(
     for Learned { record, known, .. } in orders {
         let id = record.order.id;
         if stored.get(&id).map_or(0, |stored| stored.version) != *known {
-            return Err(sqlx::Error::Protocol(format!("order {id} has changed meanwhile")));
+            return Ok(Learning::Changed(id));
         }
     }
     let ids = |of: fn(&Learned) -> bool| -> Vec<Uuid> {
@@ -462,7 +463,7 @@ async fn write_learned(
     sagas::insert(connection, &sagas).await?;
     let pairs = moved.iter().map(|it| (stored.get(&it.record.order.id), &it.record));
     write_moves(connection, own, pairs.collect(), now_ms).await?;
-    Ok(())
+    Ok(Learning::Done)
 }
 
 async fn replace_sagas(

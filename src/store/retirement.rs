@@ -9,7 +9,7 @@ use super::rejoin::{LONG_STATEMENTS, note};
 use super::rights::{PgRights, epoch_column, execute};
 use super::{PgStore, within};
 use crate::escrow::KeyedRow;
-use crate::ports::{Ending, MergeReport, RetirementStore, StoreError};
+use crate::ports::{Buried, Ending, RetirementStore, StoreError};
 use crate::replication::retirement::Retirement;
 use crate::types::{Actor, OrderId, RegionId};
 
@@ -22,7 +22,7 @@ SELECT DISTINCT ON (r.region) r.document FROM retirements r
 JOIN incarnations i ON i.region = r.region AND i.epoch = r.ends
 ORDER BY r.region, r.ends DESC, r.asked_at_ms DESC";
 
-/// Whoever keeps another one waits until this transaction ends. Only people's words come here.
+/// Whoever keeps another one waits until this transaction ends. Only people's words come here, and pages of last rows.
 const KEEP_ALONE: &str = "LOCK TABLE retirements IN SHARE ROW EXCLUSIVE MODE";
 
 /// What is done stays done, whoever tells an older state late.
@@ -56,6 +56,20 @@ pub(super) async fn keep(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+async fn of_attempt(
+    connection: &mut PgConnection,
+    retirement: &Retirement,
+) -> Result<Option<Retirement>, sqlx::Error> {
+    let ends = Actor { region: retirement.region, epoch: retirement.ends };
+    let kept: Option<String> = sqlx::query_scalar(OF_ATTEMPT)
+        .bind(ends.region.as_str())
+        .bind(epoch_column(ends))
+        .bind(signed(retirement.asked_at_ms))
+        .fetch_optional(connection)
+        .await?;
+    kept.as_deref().map(from_json).transpose()
 }
 
 impl PgStore {
@@ -129,13 +143,7 @@ impl RetirementStore for PgRights {
                 execute(&mut lease, "BEGIN").await?;
                 let before = note(&mut lease, ends).await?;
                 execute(&mut lease, KEEP_ALONE).await?;
-                let known: Option<String> = sqlx::query_scalar(OF_ATTEMPT)
-                    .bind(ends.region.as_str())
-                    .bind(epoch_column(ends))
-                    .bind(signed(retirement.asked_at_ms))
-                    .fetch_optional(&mut *lease)
-                    .await?;
-                let known: Option<Retirement> = known.as_deref().map(from_json).transpose()?;
+                let known = of_attempt(&mut lease, retirement).await?;
                 if known.as_ref().is_some_and(|known| known.withdrawn_by.is_some()) {
                     execute(&mut lease, "ROLLBACK").await?;
                     return Ok(Ending::TakenBack);
@@ -160,7 +168,8 @@ impl RetirementStore for PgRights {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-    ) -> Result<Option<MergeReport>, StoreError> {
+        freed: u64,
+    ) -> Result<Option<Buried>, StoreError> {
         let ends = Actor { region: retirement.region, epoch: retirement.ends };
         let call = async {
             let mut lease = self.store.lease().await?;
@@ -175,9 +184,12 @@ impl RetirementStore for PgRights {
                     return Ok(None);
                 }
                 let report = self.merge_in(&mut lease, rows).await?;
-                keep(&mut lease, retirement).await?;
+                execute(&mut lease, KEEP_ALONE).await?;
+                let known = of_attempt(&mut lease, retirement).await?;
+                let retirement = retirement.freeing(known, freed);
+                keep(&mut lease, &retirement).await?;
                 execute(&mut lease, "COMMIT").await?;
-                Ok(Some(report))
+                Ok(Some(Buried { report, retirement }))
             });
             let buried = buried.await?;
             lease.keep();

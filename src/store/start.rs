@@ -7,7 +7,7 @@ use crate::types::{Epoch, HlcTimestamp, RegionId, RegionNumber};
 use super::{PgStore, within};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[CLAIM_IDENTITY, COUNT_BOOT, FIRST_HEAD, DRAINING, HIGHEST_STAMP, DURABILITY];
+    &[CLAIM_IDENTITY, COUNT_BOOT, FIRST_HEAD, IS_STOPPED, HIGHEST_STAMP, DURABILITY];
 
 const CLAIM_IDENTITY: &str = "
 INSERT INTO region_identity (region, number, epoch) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING";
@@ -18,7 +18,7 @@ UPDATE region_identity SET boots = boots + 1 RETURNING region, number, epoch, bo
 const FIRST_HEAD: &str = "
 INSERT INTO outbox_head (epoch, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
 
-const DRAINING: &str = "SELECT draining FROM outbox_head";
+const IS_STOPPED: &str = "SELECT is_stopped FROM outbox_head";
 
 /// Stamps of one region are fixed in width, so the greatest text is the greatest stamp. Groups commit
 /// nearly in the order of their stamps; the last few hold the highest.
@@ -38,7 +38,7 @@ pub struct Start {
     pub floor: HlcTimestamp,
     /// No process of this incarnation ran before.
     pub is_first: bool,
-    /// An operator has drained it.
+    /// An operator has drained it, it is given up, or it was set back.
     pub draining: bool,
     /// The proof that it forgot what it had written.
     pub set_back: Option<String>,
@@ -78,7 +78,7 @@ impl PgStore {
             let identity = sqlx::query(COUNT_BOOT).fetch_one(&mut *lease).await?;
             let epoch: i32 = identity.try_get("epoch")?;
             sqlx::query(FIRST_HEAD).bind(epoch).execute(&mut *lease).await?;
-            let draining: bool = sqlx::query_scalar(DRAINING).fetch_one(&mut *lease).await?;
+            let draining: bool = sqlx::query_scalar(IS_STOPPED).fetch_one(&mut *lease).await?;
             let stamp: Option<String> =
                 sqlx::query_scalar(HIGHEST_STAMP).fetch_one(&mut *lease).await?;
             let durable: bool = sqlx::query_scalar(DURABILITY).fetch_one(&mut *lease).await?;

@@ -15,18 +15,18 @@ pub(super) const STATEMENTS: &[&str] =
 
 /// Nothing found, here and below, is another epoch: this incarnation has no say any more (I-13).
 const STOPPED: &str = "
-SELECT h.draining, i.set_back FROM outbox_head h, region_identity i WHERE h.epoch = $1";
+SELECT h.is_stopped, i.set_back FROM outbox_head h, region_identity i WHERE h.epoch = $1";
 
-/// A region whose database was set back stays out of traffic, whoever resumes it. The head's lock is that of every
-/// commit: those before it are through, those after it see the change.
+/// A region whose database was set back stays out of traffic, whoever resumes it. Whoever does speaks of an evacuation as
+/// well. The head's lock is that of every commit: those before it are through, those after it see the change.
 const SET_DRAINING: &str = "
 WITH i AS (SELECT set_back IS NOT NULL AS is_back FROM region_identity WHERE epoch = $1 FOR UPDATE)
-UPDATE outbox_head SET draining = $2 OR i.is_back FROM i WHERE epoch = $1 RETURNING i.is_back";
+UPDATE outbox_head SET draining = $2, evacuating = evacuating AND $2 FROM i WHERE epoch = $1 RETURNING i.is_back";
 
 /// The first proof is kept: later ones are its consequences.
 const SET_BACK: &str = "
 WITH i AS (UPDATE region_identity SET set_back = coalesce(set_back, $2) WHERE epoch = $1 RETURNING true)
-UPDATE outbox_head SET draining = true FROM i WHERE epoch = $1 RETURNING true";
+UPDATE outbox_head SET set_back = true FROM i WHERE epoch = $1 RETURNING true";
 
 const CANARY: &str = "SELECT canary FROM region_identity";
 
@@ -47,7 +47,7 @@ impl StopStore for PgStore {
             let row = within(self.deadline, query).await?;
             lease.keep();
             let stopped = |row: PgRow| {
-                let (draining, set_back) = (row.try_get("draining")?, row.try_get("set_back")?);
+                let (draining, set_back) = (row.try_get("is_stopped")?, row.try_get("set_back")?);
                 Ok(Stopped { draining, set_back })
             };
             row.map(stopped).transpose()

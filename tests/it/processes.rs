@@ -62,7 +62,8 @@ impl Process {
             region: Arc::clone(&region),
             rights: Arc::clone(&rights),
             reader: store.clone(),
-            writer: writer.clone(),
+            store: store.clone(),
+            signals: signals.clone(),
             stops: Arc::clone(&stops),
             log: store.clone(),
             bus: Arc::clone(&rights.bus),
@@ -186,6 +187,7 @@ async fn an_evacuation_is_told_and_aborted_by_any_process() {
 
     let ended = other.evacuation.abort(None).await.unwrap();
     assert_eq!((ended.run, ended.stage), (begun.run, Stage::Aborted));
+    carries_out.stops.look().await.unwrap();
     assert!(!carries_out.region.is_draining(), "it takes orders again");
     let known = carries_out.evacuation.follow(None, Some(begun.run), now).await.unwrap();
     assert_eq!(known.stage, Stage::Aborted);
@@ -193,6 +195,12 @@ async fn an_evacuation_is_told_and_aborted_by_any_process() {
     assert_eq!(again.stage, Stage::Aborted, "asked again, it tells");
     let nothing = other.evacuation.abort(None).await;
     assert!(matches!(nothing, Err(EvacuationError::NoneUnderWay)), "{nothing:?}");
+
+    // What an operator has said holds beyond it.
+    assert!(other.stops.drain(true).await.unwrap());
+    other.evacuation.follow(None, None, now).await.unwrap();
+    assert_eq!(other.evacuation.abort(None).await.unwrap().stage, Stage::Aborted);
+    assert!(other.region.is_draining(), "it was drained before");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

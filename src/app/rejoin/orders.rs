@@ -3,12 +3,30 @@
 use std::collections::BTreeSet;
 
 use super::{Begun, Rejoin, RejoinError};
-use crate::app::joining::Joining;
-use crate::ports::{Learned, StoreError};
+use crate::app::joining::{Joining, Taken};
+use crate::replication::rejoin::HISTORIES_MAX;
 use crate::types::{OrderId, RegionId};
 
-/// Orders that were put off, because another one stood under their channel's reference.
-type PutOff = Vec<Learned>;
+/// Orders that were put off, because another one stood under their channel's reference, and who knows more of them.
+type PutOff = Vec<(RegionId, OrderId)>;
+
+/// What the others knew, put together.
+#[derive(Default)]
+struct Joined {
+    to_tell: BTreeSet<OrderId>,
+    learned: BTreeSet<OrderId>,
+    parted: u64,
+    put_off: PutOff,
+}
+
+impl Joined {
+    fn add(&mut self, peer: RegionId, taken: Taken) {
+        self.to_tell.extend(taken.we_know_more);
+        self.learned.extend(taken.learned);
+        self.parted += taken.parted;
+        self.put_off.extend(taken.put_off.into_iter().map(|order| (peer, order)));
+    }
+}
 
 impl Rejoin {
     /// Takes over what others know. Answers the orders that are to be told again: those of which somebody lacks something,
@@ -18,67 +36,40 @@ impl Rejoin {
         peers: &[RegionId],
         begun: &mut Begun,
     ) -> Result<BTreeSet<OrderId>, RejoinError> {
-        let (mut to_tell, mut learned) = (BTreeSet::new(), BTreeSet::new());
-        let mut put_off = PutOff::new();
         let (region, store, bus) = (&self.region, self.store.as_ref(), self.bus.as_ref());
-        let joining = Joining { region, store, bus, of: region.id };
+        let joining = Joining { region, store, bus, of: region.id, at_once: HISTORIES_MAX };
+        let mut joined = Joined::default();
         for peer in peers {
             let differences = joining.compare(*peer).await?;
-            to_tell.extend(differences.lacking);
+            joined.to_tell.extend(differences.lacking);
             let mut rest = differences.differing.as_slice();
             while !rest.is_empty() {
-                let (told, news) = joining.ask_histories(*peer, rest).await?;
-                rest = &rest[told..];
-                to_tell.extend(news.we_know_more);
-                learned.extend(news.learned.iter().map(|learned| learned.record.order.id));
-                let parted = news.learned.iter().filter(|learned| learned.replaces);
-                begun.parted += parted.count() as u64;
-                self.take_over(news.learned, &mut put_off).await?;
+                let taken = joining.take_over(*peer, rest, |_| true).await?;
+                rest = &rest[taken.told..];
+                joined.add(*peer, taken);
             }
         }
-        self.learn_put_off(put_off).await?;
-        begun.learned = learned.len() as u64;
+        take_over_put_off(&joining, &mut joined).await?;
+        (begun.learned, begun.parted) = (joined.learned.len() as u64, joined.parted);
+        let mut to_tell = joined.to_tell;
         // Also those that all others know: whoever is built again reads what this region wrote, and nothing else.
-        to_tell.extend(learned);
+        to_tell.extend(joined.learned);
         Ok(to_tell)
     }
+}
 
-    async fn learn(&self, orders: &[Learned]) -> Result<bool, StoreError> {
-        self.store.learn(orders, self.region.clock.wall_ms()).await
-    }
-
-    async fn take_over(
-        &self,
-        orders: Vec<Learned>,
-        put_off: &mut PutOff,
-    ) -> Result<(), RejoinError> {
-        if orders.is_empty() || self.learn(&orders).await? {
-            return Ok(());
+/// An order that stood under a reference may have been cancelled by what was learned since.
+async fn take_over_put_off(joining: &Joining<'_>, joined: &mut Joined) -> Result<(), RejoinError> {
+    while !joined.put_off.is_empty() {
+        let put_off = std::mem::take(&mut joined.put_off);
+        for (peer, order) in &put_off {
+            let taken = joining.take_over(*peer, &[*order], |_| true).await?;
+            joined.add(*peer, taken);
         }
-        for order in orders {
-            if !self.learn(std::slice::from_ref(&order)).await? {
-                put_off.push(order);
-            }
+        if joined.put_off.len() == put_off.len() {
+            let ids = put_off.into_iter().map(|(_, order)| order).collect();
+            return Err(RejoinError::References(ids));
         }
-        Ok(())
     }
-
-    /// An order that stood under a reference may have been cancelled by what was learned since.
-    async fn learn_put_off(&self, mut put_off: PutOff) -> Result<(), RejoinError> {
-        while !put_off.is_empty() {
-            let before = put_off.len();
-            let mut still = PutOff::new();
-            for order in put_off {
-                if !self.learn(std::slice::from_ref(&order)).await? {
-                    still.push(order);
-                }
-            }
-            if still.len() == before {
-                let ids = still.iter().map(|order| order.record.order.id).collect();
-                return Err(RejoinError::References(ids));
-            }
-            put_off = still;
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -37,13 +37,13 @@ impl RequestHandler for RejoinHandler {
             .map_err(|error| format!("not a question of a region that begins anew: {error}"))?;
         // What was forgotten here might be missed there for ever. At a start everybody is in doubt, and asks.
         let asks_at_start = matches!(ask, Ask::Known) && !self.region.is_set_back();
-        if self.region.may_write() || asks_at_start {
-            let answer = self.answer(from, ask).await.map_err(|error| error.to_string())?;
-            serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
+        let answer = if self.region.may_write() || asks_at_start {
+            self.answer(from, ask).await.map_err(|error| error.to_string())?
         } else {
-            Err("this region's database was set back itself, or may have been: see to that first"
-                .to_owned())
-        }
+            let why = "its database was set back itself, or may have been: see to that first";
+            Answer::Refused(why.to_owned())
+        };
+        serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
     }
 }
 
@@ -84,15 +84,14 @@ impl RejoinHandler {
             Ask::Retire(retirement) => {
                 let region = retirement.region;
                 if self.rights.reachability.heard().contains(&region) {
-                    let why = format!("{region} is heard here: it is not gone");
-                    return Err(StoreError::Broken(why));
+                    return Ok(Answer::Refused(format!("{region} is heard here: it is not gone")));
                 }
                 let (latest, now) = match self.retirements.note_retirement(&retirement).await? {
                     Ending::Noted => (retirement.ends, true),
                     Ending::BegunAnew(latest) => (latest, false),
                     Ending::TakenBack => {
                         let why = format!("that {region} is gone was taken back here");
-                        return Err(StoreError::Broken(why));
+                        return Ok(Answer::Refused(why));
                     }
                 };
                 self.rights.note_incarnation(region, latest);

@@ -12,7 +12,7 @@ use crate::escrow::{
     KeyedRow, KeyedSlot, Ledger, ROWS_PER_MESSAGE_MAX, Row, Unsold, executed_by, executor_of,
     retirement_key,
 };
-use crate::ports::{Ending, Needs};
+use crate::ports::{Buried, Ending, Needs};
 use crate::replication::rejoin::{Answer, Ask, ITEMS_MAX, MARKS_MAX};
 use crate::replication::retirement::{Retirement, RetirementOutcome};
 use crate::types::{Actor, Epoch, OrderId, RegionId, StockKey};
@@ -189,13 +189,13 @@ impl Retire {
         uncovered += held.into_values().sum::<u64>();
         for page in rows.chunks(ROWS_PER_MESSAGE_MAX) {
             let (page, freed): (Vec<KeyedRow>, Vec<u64>) = page.iter().cloned().unzip();
-            let mut next = retirement.clone();
-            next.units_freed += freed.into_iter().sum::<u64>();
+            let freed = freed.into_iter().sum();
             // Whoever begins anew asks for these rows once it has taken a later number: from then on none is written.
-            let Some(report) = self.records.bury(&next, &page).await? else {
+            let Some(buried) = self.records.bury(retirement, &page, freed).await? else {
                 return Err(RetireError::BegunAnew(self.latest(region).await?));
             };
-            *retirement = next;
+            let Buried { report, retirement: kept } = buried;
+            *retirement = kept;
             self.rights.take_note(&report);
             let refused = report.refused.len();
             self.rights.tell_rows(report.changed).await?;

@@ -214,7 +214,7 @@ fn not_begun(error: &RejoinError) -> Problem {
         RejoinError::LostTogether(_)
         | RejoinError::References(_)
         | RejoinError::Join(JoinError::Unsound { .. }) => Problem::new(Code::RejoinRefused, detail),
-        RejoinError::Join(JoinError::Unreachable(_)) => {
+        RejoinError::Join(JoinError::Unreachable(_) | JoinError::Refused { .. }) => {
             Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
                 .retry_after(RETRY_DEPENDENCY_S)
         }
@@ -222,7 +222,7 @@ fn not_begun(error: &RejoinError) -> Problem {
         | RejoinError::Moved
         | RejoinError::Log(_)
         | RejoinError::Store(_)
-        | RejoinError::Join(JoinError::Store(_)) => {
+        | RejoinError::Join(JoinError::KeepsChanging { .. } | JoinError::Store(_)) => {
             Problem::new(Code::DependencyUnavailable, format!("{detail}: repeat it"))
                 .retry_after(RETRY_DEPENDENCY_S)
         }

@@ -40,7 +40,7 @@ pub(in crate::http) struct EvacuationQuery {
     #[serde(default)]
     #[param(value_type = Option<uuid::Uuid>)]
     run: Option<uuid::Uuid>,
-    /// Ends one that is under way and has not moved orders yet; the region takes orders again.
+    /// Ends one that is under way and has not moved orders yet; the region takes orders again, unless an operator has drained it.
     #[serde(default)]
     abort: bool,
 }
@@ -102,10 +102,11 @@ fn refused(error: &EvacuationError) -> Problem {
         | EvacuationError::Undecided
         | EvacuationError::Aborted
         | EvacuationError::Replaced
+        | EvacuationError::Ended
         | EvacuationError::Left(_)
         | EvacuationError::NotApplied { .. }
         | EvacuationError::Transfer(_)
-        | EvacuationError::Write(_)
+        | EvacuationError::Move(_)
         | EvacuationError::Store(_)
         | EvacuationError::Log(_) => {
             Problem::new(Code::DependencyUnavailable, detail).retry_after(RETRY_DEPENDENCY_S)

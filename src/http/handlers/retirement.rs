@@ -129,11 +129,11 @@ fn refused(error: &RetireError) -> Problem {
         | RetireError::Fence(FenceError::Heard(_))
         | RetireError::BegunAnew(_) => Problem::new(Code::NotRetirable, detail),
         RetireError::SecondPersonNeeded { .. } => Problem::new(Code::SecondPersonNeeded, detail),
-        RetireError::Join(JoinError::Unreachable(_))
-        | RetireError::Adopt(AdoptError::Join(JoinError::Unreachable(_))) => {
-            Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
-                .retry_after(RETRY_DEPENDENCY_S)
-        }
+        RetireError::Join(JoinError::Unreachable(_) | JoinError::Refused { .. })
+        | RetireError::Adopt(AdoptError::Join(
+            JoinError::Unreachable(_) | JoinError::Refused { .. },
+        )) => Problem::new(Code::EveryRegionNeeded, format!("{detail}: repeat it"))
+            .retry_after(RETRY_DEPENDENCY_S),
         RetireError::Propose(ProposeError::NoMajority { .. })
         | RetireError::Adopt(AdoptError::Propose(ProposeError::NoMajority { .. }))
         | RetireError::Fence(FenceError::Propose(ProposeError::NoMajority { .. }))

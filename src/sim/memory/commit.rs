@@ -7,7 +7,7 @@ use crate::domain::change::{Change, OrderChange, Payload};
 use crate::domain::idempotency::IntentRecord;
 use crate::escrow::order_register;
 use crate::mutants::{Mutant, is_on};
-use crate::ports::store::{NO_STEWARD, OrderWrite, View};
+use crate::ports::store::{Mandate, NO_MANDATE, OrderWrite, View};
 use crate::ports::{ChangeSet, CommitError, Committed, Needs, Stamp, Store, StoreError};
 use crate::replication::{Envelope, NewEnvelope, SCHEMA_VERSION};
 use crate::types::{Actor, RegionId};
@@ -27,7 +27,7 @@ impl Store for Memory {
         if stamp.epoch != tables.head.epoch && !is_on(Mutant::NoEpochCheck) {
             return Err(CommitError::Fenced);
         }
-        if tables.draining && changes.places_orders() {
+        if tables.is_stopped() && changes.places_orders() {
             return Err(CommitError::Draining);
         }
         tables.check(self.own, changes)?;
@@ -81,15 +81,21 @@ impl Tables {
         Payload { changes: orders.chain(products).chain(nodes).collect() }
     }
 
-    fn check(&self, own: RegionId, changes: &ChangeSet) -> Result<(), CommitError> {
-        if let Some((of, ballot)) = changes.as_steward {
-            let owner = order_register(of);
-            let registers = &self.registers;
-            let is_held =
-                registers.promised(owner) == ballot && registers.fenced().contains(&owner);
-            if !is_held && !is_on(Mutant::OutbidStewardMoves) {
-                return Err(CommitError::Conflict(NO_STEWARD));
+    fn still_holds(&self, mandate: Mandate) -> bool {
+        match mandate {
+            Mandate::Steward(of, ballot) => {
+                let (owner, registers) = (order_register(of), &self.registers);
+                let is_held =
+                    registers.promised(owner) == ballot && registers.fenced().contains(&owner);
+                is_held || is_on(Mutant::OutbidStewardMoves)
             }
+            Mandate::Evacuation(run) => self.still_moves(run),
+        }
+    }
+
+    fn check(&self, own: RegionId, changes: &ChangeSet) -> Result<(), CommitError> {
+        if changes.mandate.is_some_and(|mandate| !self.still_holds(mandate)) {
+            return Err(CommitError::Conflict(NO_MANDATE));
         }
         for (id, write) in &changes.orders {
             let stored = self.orders.get(id).map(|record| record.version);

@@ -10,6 +10,7 @@
 
 mod commit;
 mod contests;
+mod evacuation;
 mod load;
 mod read;
 mod registers;
@@ -22,7 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::domain::catalogue::{Node, Product};
-use crate::domain::evacuation::Evacuating;
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::replication::retirement::Retirement;
@@ -31,6 +31,7 @@ use crate::saga::SagaRecord;
 use crate::store::Start;
 use crate::types::{Actor, Epoch, HlcTimestamp, NodeId, OrderId, RegionId, SagaId, Sku};
 
+use evacuation::LastEvacuation;
 pub use registers::RegisterTables;
 pub use rights::{MemoryRights, RightsTables};
 
@@ -77,10 +78,12 @@ pub struct Tables {
     pub watermarks: BTreeMap<RegionId, Watermark>,
     parked: BTreeMap<(RegionId, Position), String>,
     boots: u64,
+    /// An operator said so.
     draining: bool,
     canary: Option<u8>,
-    /// And whether its end was asked for.
-    evacuation: Option<(Evacuating, bool)>,
+    evacuation: Option<LastEvacuation>,
+    /// It was begun, and neither aborted nor the region resumed since.
+    evacuating: bool,
     set_back: Option<String>,
 }
 
@@ -119,6 +122,7 @@ impl Tables {
             draining: false,
             canary: None,
             evacuation: None,
+            evacuating: false,
             set_back: None,
         }
     }
@@ -131,6 +135,11 @@ impl Tables {
     /// The region knows that this database was set back.
     pub fn is_set_back(&self) -> bool {
         self.set_back.is_some()
+    }
+
+    /// It takes no new orders.
+    fn is_stopped(&self) -> bool {
+        self.draining || self.evacuating || self.is_set_back()
     }
 
     /// Pairs of an order of `own` and another one that can't stand beside each other and are not settled.
@@ -193,7 +202,7 @@ impl Memory {
             epoch: tables.head.epoch,
             floor: floor.unwrap_or_else(|| HlcTimestamp::origin(self.own)),
             is_first: tables.boots == 1,
-            draining: tables.draining,
+            draining: tables.is_stopped(),
             set_back: tables.set_back.clone(),
         }
     }

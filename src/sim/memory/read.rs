@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use uuid::Uuid;
 
 use crate::domain::catalogue::{Node, Product};
-use crate::domain::evacuation::{Evacuating, Progress};
 use crate::domain::idempotency::{IntentKey, IntentRecord};
 use crate::domain::order::{Event, OrderRecord, OrderStatus};
 use crate::escrow::KeyedRow;
 use crate::mutants::{Mutant, is_on};
 use crate::ports::store::{Contested, OrderFilter, SagaFilter, Spendable};
-use crate::ports::{EvacuationStore, Reader, SagaQueue, StopStore, Stopped, StoreError};
+use crate::ports::{Reader, SagaQueue, StopStore, Stopped, StoreError};
 use crate::saga::{SagaRecord, SagaState};
 use crate::types::{Epoch, NodeId, OrderId, RegionId, SagaId, Sku};
 
@@ -188,7 +186,7 @@ impl StopStore for Memory {
         if epoch != tables.head.epoch {
             return Err(fenced());
         }
-        Ok(Stopped { draining: tables.draining, set_back: tables.set_back.clone() })
+        Ok(Stopped { draining: tables.is_stopped(), set_back: tables.set_back.clone() })
     }
 
     async fn set_draining(&self, epoch: Epoch, draining: bool) -> Result<bool, StoreError> {
@@ -196,7 +194,8 @@ impl StopStore for Memory {
         if epoch != tables.head.epoch {
             return Err(fenced());
         }
-        tables.draining = draining || tables.set_back.is_some();
+        tables.draining = draining;
+        tables.evacuating &= draining;
         Ok(tables.set_back.is_some())
     }
 
@@ -205,7 +204,6 @@ impl StopStore for Memory {
         if epoch != tables.head.epoch {
             return Err(fenced());
         }
-        tables.draining = true;
         tables.set_back.get_or_insert_with(|| proof.to_owned());
         Ok(())
     }
@@ -232,52 +230,6 @@ impl StopStore for Memory {
             tables.canary = to;
         }
         Ok(tables.canary == to)
-    }
-}
-
-#[async_trait]
-impl EvacuationStore for Memory {
-    async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError> {
-        Ok(self.tables().evacuation.clone().map(|(evacuating, _)| evacuating))
-    }
-
-    async fn begin_evacuation(
-        &self,
-        begun: &Progress,
-        now_ms: u64,
-        lost_ms: u64,
-    ) -> Result<Evacuating, StoreError> {
-        let mut tables = self.tables();
-        let is_free =
-            |told: &Evacuating| told.progress.stage.is_over() || told.told_at_ms < lost_ms;
-        if tables.evacuation.as_ref().is_none_or(|(told, _)| is_free(told)) {
-            let begun = Evacuating { progress: begun.clone(), told_at_ms: now_ms };
-            tables.evacuation = Some((begun, false));
-        }
-        let (evacuating, _) = tables.evacuation.clone().expect("just begun, or under way");
-        Ok(evacuating)
-    }
-
-    async fn tell_evacuation(
-        &self,
-        progress: &Progress,
-        now_ms: u64,
-    ) -> Result<Option<bool>, StoreError> {
-        let mut tables = self.tables();
-        let known =
-            tables.evacuation.as_mut().filter(|(told, _)| told.progress.run == progress.run);
-        Ok(known.map(|(told, abort)| {
-            *told = Evacuating { progress: progress.clone(), told_at_ms: now_ms };
-            *abort
-        }))
-    }
-
-    async fn abort_evacuation(&self, run: Uuid) -> Result<bool, StoreError> {
-        let mut tables = self.tables();
-        let may =
-            |told: &Evacuating| told.progress.run == run && told.progress.stage.may_be_aborted();
-        let known = tables.evacuation.as_mut().filter(|(told, _)| may(told));
-        Ok(known.map(|(_, abort)| *abort = true).is_some())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::domain::change::{Change, Payload};
 use crate::domain::order::{OrderRecord, OrderStatus};
 use crate::escrow::{KeyedRow, Voter};
 use crate::mutants::{Mutant, is_on};
-use crate::ports::{Beginning, Learned, Mark, RejoinStore, Stamp, StoreError};
+use crate::ports::{Beginning, Learned, Learning, Mark, RejoinStore, Stamp, StoreError};
 use crate::replication::Position;
 use crate::replication::rejoin::{History, OrderMark, Votes};
 use crate::saga::SagaRecord;
@@ -151,13 +151,13 @@ impl RejoinStore for MemoryRights {
         Ok(tables.orders.iter().filter(is_meant).map(history).collect())
     }
 
-    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<bool, StoreError> {
+    async fn learn(&self, orders: &[Learned], now_ms: u64) -> Result<Learning, StoreError> {
         let mut kept = self.database.tables();
         let mut tables = kept.clone();
         for learned in orders {
             let id = learned.record.order.id;
             if tables.orders.get(&id).map_or(0, |record| record.version) != learned.known {
-                return Err(StoreError::Unavailable(format!("order {id} has changed meanwhile")));
+                return Ok(Learning::Changed(id));
             }
             let has_moved = learned.record.order.moved.is_some() && !tables.is_set_back();
             if has_moved {
@@ -192,10 +192,11 @@ impl RejoinStore for MemoryRights {
                     .count()
                     > 1
         });
-        if !doubled {
-            *kept = tables;
+        if doubled {
+            return Ok(Learning::PutOff);
         }
-        Ok(!doubled)
+        *kept = tables;
+        Ok(Learning::Done)
     }
 
     async fn abandoned(
@@ -272,7 +273,7 @@ impl RejoinStore for MemoryRights {
         tables.head = last.unwrap_or(Position { epoch, sequence: 0 });
         let stamped = tables.of_home(own).map(|(_, record)| record.updated_hlc);
         tables.floor = stamped.filter(|stamp| stamp.region == own).max();
-        (tables.boots, tables.draining, tables.set_back) = (0, false, None);
+        (tables.boots, tables.set_back) = (0, None);
         tables.canary = Some(0);
         Ok(true)
     }

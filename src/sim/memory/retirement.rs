@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::escrow::KeyedRow;
 use crate::ports::{
-    Ending, MergeReport, RejoinStore as _, RetirementStore, RightsStore as _, StoreError,
+    Buried, Ending, RejoinStore as _, RetirementStore, RightsStore as _, StoreError,
 };
 use crate::replication::retirement::Retirement;
 use crate::types::{OrderId, RegionId};
@@ -81,13 +81,17 @@ impl RetirementStore for MemoryRights {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-    ) -> Result<Option<MergeReport>, StoreError> {
+        freed: u64,
+    ) -> Result<Option<Buried>, StoreError> {
         if self.database.tables().incarnations.get(&retirement.region) != Some(&retirement.ends) {
             return Ok(None);
         }
         let report = self.merge(rows, &[]).await?;
-        self.database.tables().keep_retirement(retirement);
-        Ok(Some(report))
+        let mut tables = self.database.tables();
+        let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
+        let retirement = retirement.freeing(tables.retirements.get(&name).cloned(), freed);
+        tables.keep_retirement(&retirement);
+        Ok(Some(Buried { report, retirement }))
     }
 
     async fn paid_by(&self, keys: &[String]) -> Result<Vec<(String, OrderId)>, StoreError> {

@@ -1,9 +1,14 @@
 //! The evacuation of a region, as its processes tell each other of it.
 
 use entrepot::domain::evacuation::{Evacuating, Progress, Stage};
+use entrepot::ports::CommitError;
+use entrepot::ports::store::{Mandate, NO_MANDATE};
+use entrepot::types::Epoch;
 use uuid::Uuid;
 
-use super::{Kind, Subject};
+use super::moves::{after, held, moved, write};
+use super::{Kind, Subject, two};
+use crate::support::writes::{order_id, orders, stamp};
 
 fn progress(run: u128, stage: Stage) -> Progress {
     let (run, to) = (Uuid::from_u128(run), "b".parse().unwrap());
@@ -54,4 +59,105 @@ pub(super) async fn an_evacuation_ends_before_orders_move_or_goes_to_its_end(kin
     );
     assert!(!abort(2).await, "orders move");
     assert_eq!(tell(2, Stage::Verifying).await, Some(false));
+}
+
+impl Subject {
+    async fn begin(&self, run: u128) {
+        let begun = progress(run, Stage::Settling);
+        let now = self.evacuation.begin_evacuation(&begun, 1, u64::MAX).await.unwrap();
+        assert_eq!(now.progress.run, begun.run);
+    }
+
+    async fn tell(&self, run: u128, stage: Stage) {
+        let told = self.evacuation.tell_evacuation(&progress(run, stage), 2).await.unwrap();
+        assert!(told.is_some());
+    }
+
+    async fn is_draining(&self) -> bool {
+        self.store.stopped(Epoch::FIRST).await.unwrap().draining
+    }
+}
+
+/// A process that stood still does not know that it was taken for gone.
+pub(super) async fn orders_move_under_the_evacuation_that_is_under_way(kind: Kind) {
+    let (a, b) = two(kind).await;
+    let placed = [1, 2].map(|serial| held(a.region, order_id(1, serial), 1));
+    for placed in &placed {
+        write(&a, placed, 1).await;
+    }
+    let try_to_move = async |run, order: usize| {
+        let mut changes = orders([after(&a, &placed[order], 2, moved(&a, &b))]);
+        changes.mandate = Some(Mandate::Evacuation(Uuid::from_u128(run)));
+        a.store.commit(&changes, stamp(a.region, 2)).await.map(drop)
+    };
+    let refused = Err(CommitError::Conflict(NO_MANDATE));
+    assert_eq!(try_to_move(1, 0).await, refused, "there is none");
+    a.begin(1).await;
+    assert_eq!(try_to_move(1, 0).await, refused, "it can be aborted");
+    a.tell(1, Stage::MovingOrders).await;
+    assert_eq!(try_to_move(1, 0).await, Ok(()));
+    a.begin(2).await;
+    assert_eq!(try_to_move(1, 1).await, refused, "another one was begun");
+    a.tell(2, Stage::Failed).await;
+    assert_eq!(try_to_move(1, 1).await, refused, "and has ended");
+    assert_eq!(try_to_move(2, 1).await, refused);
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    a.begin(3).await;
+    assert!(a.evacuation.abort_evacuation(Uuid::from_u128(3)).await.unwrap());
+    a.tell(3, Stage::MovingOrders).await;
+    assert_eq!(try_to_move(3, 1).await, refused, "it is being aborted");
+    a.tell(3, Stage::Aborted).await;
+    assert_eq!(try_to_move(3, 1).await, refused, "it was aborted");
+    a.begin(4).await;
+    a.tell(4, Stage::MovingOrders).await;
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    assert_eq!(try_to_move(4, 1).await, refused, "an operator has resumed the region");
+    a.begin(5).await;
+    a.tell(5, Stage::MovingOrders).await;
+    assert_eq!(try_to_move(5, 1).await, Ok(()));
+}
+
+pub(super) async fn what_has_moved_has_moved_when_an_evacuation_is_begun_anew(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let abort = async |run| a.evacuation.abort_evacuation(Uuid::from_u128(run)).await.unwrap();
+    a.begin(1).await;
+    a.tell(1, Stage::MovingOrders).await;
+    a.begin(2).await;
+    assert!(!abort(2).await, "the one before had begun to move orders");
+    a.tell(2, Stage::MovingRights).await;
+    a.tell(2, Stage::Failed).await;
+    a.begin(3).await;
+    assert!(!abort(3).await, "also two before");
+    a.tell(3, Stage::Done).await;
+    // It takes orders again: what is begun now is about those.
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    a.begin(4).await;
+    assert!(abort(4).await);
+}
+
+pub(super) async fn an_aborted_evacuation_leaves_a_region_as_its_operator_did(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let abort = async |run| {
+        assert!(a.is_draining().await, "it is given up");
+        assert!(a.evacuation.abort_evacuation(Uuid::from_u128(run)).await.unwrap());
+        a.tell(run, Stage::Aborted).await;
+    };
+    a.begin(1).await;
+    abort(1).await;
+    assert!(!a.is_draining().await);
+    a.store.set_draining(Epoch::FIRST, true).await.unwrap();
+    a.begin(2).await;
+    abort(2).await;
+    assert!(a.is_draining().await, "it was drained before");
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    a.begin(3).await;
+    a.store.set_draining(Epoch::FIRST, true).await.unwrap();
+    abort(3).await;
+    assert!(a.is_draining().await, "it was drained meanwhile");
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    a.begin(4).await;
+    a.tell(4, Stage::Failed).await;
+    assert!(a.is_draining().await, "what was begun is gone on with");
+    a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+    assert!(!a.is_draining().await, "an operator speaks of all of it");
 }

@@ -163,7 +163,10 @@ contract! {
         the_way_back_into_traffic_is_taken_step_by_step;
     evacuation:
         an_evacuation_is_begun_once_and_told_to_all,
-        an_evacuation_ends_before_orders_move_or_goes_to_its_end;
+        an_evacuation_ends_before_orders_move_or_goes_to_its_end,
+        orders_move_under_the_evacuation_that_is_under_way,
+        what_has_moved_has_moved_when_an_evacuation_is_begun_anew,
+        an_aborted_evacuation_leaves_a_region_as_its_operator_did;
     copies:
         a_batch_is_applied_once_and_in_order,
         what_does_not_fit_leaves_nothing,
@@ -196,6 +199,7 @@ contract! {
         what_others_know_of_an_order_is_taken_over,
         a_reference_that_still_stands_puts_a_batch_off,
         an_incarnation_begins_once_and_tells_what_was_prepared,
+        a_region_that_an_operator_drained_begins_anew_drained,
         an_order_told_again_is_continued_or_set_aside,
         what_lies_on_a_shelf_outlives_the_incarnation;
     rights:

@@ -3,8 +3,8 @@
 use entrepot::domain::inventory::StockDelta;
 use entrepot::domain::order::{EventBody, OrderRecord};
 use entrepot::escrow::{Ballot, Prepare, Purpose, order_register};
-use entrepot::ports::store::{NO_STEWARD, OrderWrite};
-use entrepot::ports::{Applied, CommitError, Learned, ReplicationError};
+use entrepot::ports::store::{Mandate, NO_MANDATE, OrderWrite};
+use entrepot::ports::{Applied, CommitError, Learned, Learning, ReplicationError};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
 use entrepot::saga::SagaState;
 use entrepot::types::{Epoch, OrderId, RegionId, SagaId, StockKey};
@@ -17,7 +17,7 @@ fn at(sequence: u64) -> Position {
     Position { epoch: Epoch::FIRST, sequence }
 }
 
-async fn write(subject: &Subject, order: &OrderWrite, time: u64) {
+pub(super) async fn write(subject: &Subject, order: &OrderWrite, time: u64) {
     let changes = orders([order.clone()]);
     subject.store.commit(&changes, stamp(subject.region, time)).await.unwrap();
 }
@@ -33,7 +33,7 @@ async fn applies(subject: &Subject, from: &Subject, after: u64) {
 }
 
 /// A new order that holds two units and is paid for.
-fn held(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
+pub(super) fn held(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
     let allocation =
         serde_json::json!({"reservation_id": id, "node": "n", "quantity": 2, "state": "held"});
     let line = serde_json::json!({
@@ -42,7 +42,12 @@ fn held(region: RegionId, id: OrderId, time: u64) -> OrderWrite {
     placed_with(region, id, time, serde_json::json!({"lines": [line]}))
 }
 
-fn after(subject: &Subject, before: &OrderWrite, time: u64, body: EventBody) -> OrderWrite {
+pub(super) fn after(
+    subject: &Subject,
+    before: &OrderWrite,
+    time: u64,
+    body: EventBody,
+) -> OrderWrite {
     writes::next(subject.region, Some(before.record.as_ref().clone()), time, body)
 }
 
@@ -62,7 +67,7 @@ async fn spent_and_released(subject: &Subject, key: &StockKey) -> (u64, u64) {
     (own.row.spent, own.row.released)
 }
 
-fn moved(from: &Subject, to: &Subject) -> EventBody {
+pub(super) fn moved(from: &Subject, to: &Subject) -> EventBody {
     EventBody::Moved { from: from.region, to: to.region }
 }
 
@@ -173,9 +178,10 @@ pub(super) async fn an_order_that_was_learned_is_applied_once(kind: Kind) {
     let record: OrderRecord = placed.record.as_ref().clone();
     let commits = vec![placed.events.clone()];
     let learned = Learned { record, known: 0, commits, replaces: false, intent: None, saga: None };
-    assert!(b.rejoin.learn(std::slice::from_ref(&learned), 2).await.unwrap());
+    let first = b.rejoin.learn(std::slice::from_ref(&learned), 2).await.unwrap();
+    assert_eq!(first, Learning::Done);
     // What is known by now is not learned again.
-    assert!(b.rejoin.learn(&[learned], 2).await.is_err());
+    assert_eq!(b.rejoin.learn(&[learned], 2).await.unwrap(), Learning::Changed(id));
     let ended = after(&a, &placed, 3, cancelled());
     write(&a, &ended, 3).await;
     applies(&b, &a, 0).await;
@@ -266,14 +272,14 @@ pub(super) async fn a_steward_that_was_outbid_moves_nothing(kind: Kind) {
     assert!(!promise(ours, Purpose::Fence).await.grants(a.region));
     let take_over = async |ballot: Ballot| {
         let mut changes = orders([after(&b, &placed, 2, moved(&a, &b))]);
-        changes.as_steward = Some((a.region, ballot));
+        changes.mandate = Some(Mandate::Steward(a.region, ballot));
         b.store.commit(&changes, stamp(b.region, 2)).await
     };
     let other = Ballot { round: 2, region: b.region };
-    assert_eq!(take_over(other).await.map(drop), Err(CommitError::Conflict(NO_STEWARD)));
+    assert_eq!(take_over(other).await.map(drop), Err(CommitError::Conflict(NO_MANDATE)));
     let back = Ballot { round: 2, region: a.region };
     assert!(promise(back, Purpose::Return).await.grants(a.region));
-    assert_eq!(take_over(ours).await.map(drop), Err(CommitError::Conflict(NO_STEWARD)));
+    assert_eq!(take_over(ours).await.map(drop), Err(CommitError::Conflict(NO_MANDATE)));
     let again = Ballot { round: 3, region: b.region };
     promise(again, Purpose::Fence).await;
     take_over(again).await.unwrap();

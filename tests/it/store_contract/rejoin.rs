@@ -8,7 +8,8 @@ use entrepot::domain::order::{Event, EventBody, OrderRecord};
 use entrepot::escrow::{Ballot, KeyedRow, KeyedSlot, Promised, Row, Slot, Value, Voter};
 use entrepot::ports::store::OrderWrite;
 use entrepot::ports::{
-    Applied, Beginning, ChangeSet, CommitError, Learned, Needs, ReplicationError, Stamp,
+    Applied, Beginning, ChangeSet, CommitError, Learned, Learning, Needs, ReplicationError, Stamp,
+    Stopped,
 };
 use entrepot::replication::rejoin::{History, Votes};
 use entrepot::replication::{Envelope, PULL_ENVELOPES_MAX, Position};
@@ -126,7 +127,7 @@ pub(super) async fn what_others_know_of_an_order_is_taken_over(kind: Kind) {
         learned(&more, &[&more], false),
         learned(&theirs, &[&of_parted, &theirs], true),
     ];
-    assert!(a.rejoin.learn(&all, 7).await.unwrap());
+    assert_eq!(a.rejoin.learn(&all, 7).await.unwrap(), Learning::Done);
     for (id, expected) in [(new, &of_new), (longer, &more), (parted, &theirs)] {
         assert_eq!(a.store.order(id).await.unwrap().as_deref(), Some(expected.record.as_ref()));
     }
@@ -153,11 +154,12 @@ pub(super) async fn a_reference_that_still_stands_puts_a_batch_off(kind: Kind) {
     write(&a, &orders([ours.clone()]), 1).await;
     let theirs = referenced(a.region, second, 2, "r", "c");
     let news = [learned(&theirs, &[&theirs], false)];
-    assert!(!a.rejoin.learn(&news, 7).await.unwrap());
+    assert_eq!(a.rejoin.learn(&news, 7).await.unwrap(), Learning::PutOff);
     assert_eq!(a.store.order(second).await.unwrap(), None);
     let gone = cancelled(a.region, &ours, 2, "c");
-    assert!(a.rejoin.learn(&[learned(&gone, &[&gone], false)], 7).await.unwrap());
-    assert!(a.rejoin.learn(&news, 7).await.unwrap());
+    let gone = [learned(&gone, &[&gone], false)];
+    assert_eq!(a.rejoin.learn(&gone, 7).await.unwrap(), Learning::Done);
+    assert_eq!(a.rejoin.learn(&news, 7).await.unwrap(), Learning::Done);
 }
 
 pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind: Kind) {
@@ -224,6 +226,31 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
     let now = Stamp { epoch: SECOND, ..stamp(a.region, 95) };
     a.store.commit(&product(a.region, "y", 95), now).await.unwrap();
     assert!(!a.store.set_draining(SECOND, false).await.unwrap(), "nothing is known against it");
+}
+
+/// A person has said it, and takes it back; also while it is out of traffic anyway.
+pub(super) async fn a_region_that_an_operator_drained_begins_anew_drained(kind: Kind) {
+    for said in [vec![], vec![true], vec![true, false]] {
+        let a = Subject::empty(kind, "a", 1).await;
+        if said.len() == 1 {
+            a.store.set_draining(Epoch::FIRST, true).await.unwrap();
+        }
+        a.store.set_back(Epoch::FIRST, "a peer knows more").await.unwrap();
+        if said.len() > 1 {
+            for draining in &said {
+                assert!(a.store.set_draining(Epoch::FIRST, *draining).await.unwrap());
+            }
+        }
+        assert!(a.store.stopped(Epoch::FIRST).await.unwrap().draining);
+        let (epoch, follows) = (SECOND, at(1, 0));
+        let beginning = Beginning { epoch, follows, rows: Vec::new(), votes: Votes::default() };
+        assert!(a.rejoin.begin(&beginning).await.unwrap());
+        let draining = said.last().copied().unwrap_or(false);
+        let stopped = a.store.stopped(SECOND).await.unwrap();
+        assert_eq!(stopped, Stopped { draining, set_back: None }, "{said:?}");
+        a.store.set_draining(SECOND, false).await.unwrap();
+        assert_eq!(a.store.stopped(SECOND).await.unwrap(), Stopped::default());
+    }
 }
 
 fn product_change(region: RegionId, time: u64) -> Vec<Change> {
