@@ -284,8 +284,8 @@ impl PlaceOrder {
 }
 
 /// Places an order, asking the peers for rights when those held here don't suffice: for `grant_wait` at
-/// most, counted from the first decision, since time in the queue is not the peers'. Others of this
-/// region may be faster to use what comes; then it asks again, [`GRANT_WAITS_MAX`] times as long in all.
+/// most. Others of this region may be faster to use what comes; then it asks again, [`GRANT_WAITS_MAX`] times as long in
+/// all, counted from the first decision, since time in the queue is not the peers'.
 /// `prepare` makes the command for an order id.
 pub async fn place_order(
     writer: &Writer,
@@ -305,7 +305,7 @@ pub async fn place_order(
         }
         let now_ms = region.clock.monotonic_ms();
         let waited = Duration::from_millis(now_ms - *short_since_ms.get_or_insert(now_ms));
-        let patience = grant_wait.saturating_sub(waited);
+        let patience = (grant_wait * GRANT_WAITS_MAX).saturating_sub(waited).min(grant_wait);
         let Obtained { gained, mut elsewhere } = rights.obtain(&short, patience).await;
         for short in short {
             elsewhere.entry(short.sku).or_insert(0);

@@ -37,6 +37,9 @@ use crate::types::RegionId;
 /// How long a region that needs nobody waits for the others to be heard before it takes orders: five heartbeats.
 const HEARD_WITHIN_MS: u64 = 1_000;
 
+/// Between questions to one that has confirmed everything, while others have not.
+const ASK_AGAIN_MS: u64 = 1_000;
+
 /// A small question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
@@ -60,6 +63,8 @@ struct State {
     proven_ms: Option<u64>,
     /// Who has told that it knows no more than the database, and which regions it says are gone for good.
     confirmed: BTreeMap<RegionId, Ended>,
+    /// When they did.
+    confirmed_ms: BTreeMap<RegionId, u64>,
     /// The last mark of a database that was trusted.
     kept: Option<Mark>,
 }
@@ -150,10 +155,18 @@ impl Verification {
         let reachable = self.rights.reachability.reachable();
         for peer in peers.iter().filter(|peer| reachable.contains(peer)) {
             // Who has confirmed as well: that a region is gone for good it may come to know later.
+            let now_ms = self.region.clock.monotonic_ms();
+            let asked_ms = self.with_state(|state| state.confirmed_ms.get(peer).copied());
+            if asked_ms.is_some_and(|asked_ms| now_ms.saturating_sub(asked_ms) < ASK_AGAIN_MS) {
+                continue;
+            }
             let Some(ended) = self.knows_no_more(*peer, mark).await else { continue };
             let has_confirmed = self.with_state(|state| state.confirmed.contains_key(peer));
             if has_confirmed || self.has_no_newer_rows(*peer).await {
-                self.with_state(|state| state.confirmed.insert(*peer, ended));
+                self.with_state(|state| {
+                    state.confirmed.insert(*peer, ended);
+                    state.confirmed_ms.insert(*peer, now_ms);
+                });
             }
         }
         let own = match gone::ended(self.retirements.as_ref()).await {
@@ -184,11 +197,11 @@ impl Verification {
         });
         let (head, voter, ended) = match read {
             Ok(Answer::Known { applied, voter, ended }) => (applied, voter, ended),
-            Ok(_) => return None,
-            Err(why) => {
+            Ok(Answer::Refused(why)) | Err(why) => {
                 tracing::warn!(%peer, why, "{peer} does not tell yet what it knows: {why}");
                 return None;
             }
+            Ok(_) => return None,
         };
         let known = Mark { head, voter, ..mark.clone() };
         if self.is_behind(mark, &known).await {

@@ -152,8 +152,10 @@ struct Asking {
 
 #[async_trait]
 impl RightsSource for Asking {
-    async fn obtain(&self, _: &[Shortage], _: Duration) -> Obtained {
-        let turn = self.others.turns.lock().unwrap().pop_front();
+    /// Without patience nobody is asked.
+    async fn obtain(&self, _: &[Shortage], patience: Duration) -> Obtained {
+        let next = || self.others.turns.lock().unwrap().pop_front();
+        let turn = if patience.is_zero() { None } else { next() };
         let gained = turn.as_ref().is_some_and(|turn| turn.gained);
         if let Some(turn) = turn {
             for (key, delta) in turn.stock {

@@ -54,6 +54,9 @@ pub struct Beginning {
     pub rows: Vec<KeyedRow>,
     /// What the other acceptors have voted, and which regions they know to be over.
     pub votes: Votes,
+    /// Regions that are gone for good, with the incarnation that ends each: nothing that they wrote is applied from now on, as
+    /// by everybody else. Of regions that live it is: what they wrote before they began anew is told by their own outbox only.
+    pub gone: BTreeMap<RegionId, Epoch>,
 }
 
 /// This region's database, when a region begins anew.

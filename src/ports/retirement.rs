@@ -50,13 +50,12 @@ pub trait RetirementStore: Send + Sync {
     async fn note_retirement(&self, retirement: &Retirement) -> Result<Ending, StoreError>;
 
     /// Stores the last rows of a region's incarnations, as [`super::RightsStore::merge`] does, and counts at once the units that
-    /// are `freed` by them, beside what was counted by then. `None`: nothing was stored, because another incarnation than the one
+    /// they bring, beside what was counted by then: of two processes at the same rows, one brings them. `None`: nothing was stored, because another incarnation than the one
     /// that ends it is noted as the latest; whoever notes a later one waits for this.
     async fn bury(
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-        freed: u64,
     ) -> Result<Option<Buried>, StoreError>;
 
     /// Standing orders that count on these provider keys. Reads all orders.

@@ -844,11 +844,10 @@ impl RetirementStore for Database {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-        freed: u64,
     ) -> Result<Option<Buried>, StoreError> {
         let breaks = self.writes().await?;
         let region = retirement.region;
-        let buried = self.rights.bury(retirement, rows, freed).await?;
+        let buried = self.rights.bury(retirement, rows).await?;
         let units: u64 = buried.iter().flat_map(|it| it.report.credited.values()).sum();
         self.note(format_args!("buries {} rows of {region}: {units} units are free", rows.len()));
         if let Some(Buried { report, .. }) = &buried {

@@ -184,13 +184,18 @@ pub(super) async fn note(
         .bind(epoch_column(begins))
         .fetch_one(&mut *connection)
         .await?;
+    close_watermark(connection, begins).await?;
+    epoch(&before)
+}
+
+async fn close_watermark(connection: &mut PgConnection, begins: Actor) -> Result<(), sqlx::Error> {
     sqlx::query(CLOSE_WATERMARK)
         .bind(begins.region.as_str())
         .bind(epoch_column(begins))
         .bind(HlcTimestamp::origin(begins.region).to_string())
         .execute(connection)
         .await?;
-    epoch(&before)
+    Ok(())
 }
 
 #[async_trait]
@@ -498,6 +503,9 @@ async fn begin(
             .bind(epoch_column(actor))
             .fetch_one(&mut *connection)
             .await?;
+    }
+    for (&region, &epoch) in &beginning.gone {
+        close_watermark(connection, Actor { region, epoch }).await?;
     }
     for retirement in &votes.retirements {
         retirement::keep(connection, retirement).await?;

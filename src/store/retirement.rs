@@ -168,7 +168,6 @@ impl RetirementStore for PgRights {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-        freed: u64,
     ) -> Result<Option<Buried>, StoreError> {
         let ends = Actor { region: retirement.region, epoch: retirement.ends };
         let call = async {
@@ -186,7 +185,7 @@ impl RetirementStore for PgRights {
                 let report = self.merge_in(&mut lease, rows).await?;
                 execute(&mut lease, KEEP_ALONE).await?;
                 let known = of_attempt(&mut lease, retirement).await?;
-                let retirement = retirement.freeing(known, freed);
+                let retirement = retirement.freeing(known, report.credited.values().sum());
                 keep(&mut lease, &retirement).await?;
                 execute(&mut lease, "COMMIT").await?;
                 Ok(Some(Buried { report, retirement }))

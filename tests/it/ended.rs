@@ -66,7 +66,8 @@ async fn an_incarnation_begins_behind_rows_that_are_being_stored() {
     let follows = store.head().await.unwrap().position;
     let incarnations = [("b".parse().unwrap(), Epoch(2))].into();
     let votes = Votes { incarnations, ..Votes::default() };
-    let beginning = Beginning { epoch: Epoch(2), follows, rows: Vec::new(), votes };
+    let (epoch, rows, gone) = (Epoch(2), Vec::new(), [].into());
+    let beginning = Beginning { epoch, follows, rows, votes, gone };
     let mut beside = database.connection().await;
     sqlx::raw_sql("BEGIN; SELECT FROM incarnations FOR SHARE").execute(&mut beside).await.unwrap();
     let (begun, ()) = tokio::join!(rights.begin(&beginning), async {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use entrepot::app::rights::{TRANSFER, TransferError, ask_peer, transfer};
 use entrepot::domain::inventory::{Shortage, StockDelta};
@@ -338,6 +338,30 @@ async fn the_next_search_does_not_wait_for_one_that_takes_long() {
     let (first, second) = tokio::join!(a.granter.obtain(&first, PATIENCE), asked);
     assert!(first.gained && second.gained);
     assert!(a.spendable("x").await >= 45, "each brings what its own orders need");
+}
+
+/// Orders that can't be served keep nothing from those that can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_unit_is_not_set_aside_for_orders_of_two() {
+    let world = World::start().await;
+    // The first by name gives way to nobody.
+    let [a, b, _] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 1).await;
+    world.converge().await;
+    let short = [Shortage { sku: sku("x"), wanted: 2, available_here: 1, held_here: 1 }];
+    let is_over = AtomicBool::new(false);
+    let in_vain = async || {
+        while !is_over.load(Ordering::Relaxed) {
+            a.granter.obtain(&short, PATIENCE).await;
+        }
+    };
+    let sold = async {
+        let sold = b.sell("x", 1).await;
+        is_over.store(true, Ordering::Relaxed);
+        sold
+    };
+    let (sold, (), (), ()) = tokio::join!(sold, in_vain(), in_vain(), in_vain());
+    assert!(sold, "refused while one was left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,9 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Region;
+use super::gone::{self, Ended};
 use super::joining;
 use super::rights::Rights;
-use super::{Region, gone};
 use crate::domain::change::{Change, OrderChange};
 use crate::domain::order::fold_copy;
 use crate::escrow::{KeyedRow, Row};
@@ -140,7 +141,7 @@ impl Rejoin {
             (self.on_begun)();
             return Ok(Begun { epoch: follows.epoch, learned: 0, told: 0, parted: 0 });
         }
-        let peers = self.peers_to_ask().await?;
+        let (peers, gone) = self.peers_to_ask().await?;
         let epoch = self.claim(&peers).await?;
         tracing::warn!(%epoch, "incarnation {epoch} of this region is being prepared");
         self.store.forget_telling().await?;
@@ -164,7 +165,7 @@ impl Rejoin {
             .into_iter()
             .filter(|((_, owner), _)| before(owner))
             .map(|((key, owner), copies)| KeyedRow { key, owner, row: Row::buried(owner, copies) });
-        let beginning = Beginning { epoch, follows, rows: buried.collect(), votes };
+        let beginning = Beginning { epoch, follows, rows: buried.collect(), votes, gone };
         if !self.store.begin(&beginning).await? {
             return Err(RejoinError::Moved);
         }
@@ -176,14 +177,16 @@ impl Rejoin {
 
     /// Everybody who may know something. Once one of them has noted a new incarnation the old one is over: not before all of
     /// them answer.
-    async fn peers_to_ask(&self) -> Result<Vec<RegionId>, RejoinError> {
+    async fn peers_to_ask(&self) -> Result<(Vec<RegionId>, Ended), RejoinError> {
         let mut peers = self.bus.peers();
         drop(tokio::time::timeout(HEARD_WITHIN, self.hears_all(&peers)).await);
         let reachable = self.rights.reachability.reachable();
-        let mut told = BTreeMap::new();
+        let (mut told, mut refused) = (BTreeMap::new(), BTreeMap::new());
         for peer in peers.iter().filter(|peer| reachable.contains(peer)) {
-            if let Ok(Answer::Known { ended, .. }) = self.ask(*peer, &Ask::Known).await {
-                told.insert(*peer, ended);
+            match self.ask(*peer, &Ask::Known).await {
+                Ok(Answer::Known { ended, .. }) => drop(told.insert(*peer, ended)),
+                Ok(_) => {}
+                Err(error) => drop(refused.insert(*peer, error)),
             }
         }
         let own = gone::ended(self.retirements.as_ref()).await?;
@@ -191,16 +194,14 @@ impl Rejoin {
         peers.retain(|peer| !gone.contains_key(peer));
         if let Some(away) = peers.iter().find(|peer| !told.contains_key(peer)) {
             let has_ended = told.values().any(|ended| ended.contains_key(away));
-            return Err(if has_ended {
-                RejoinError::LostTogether(*away)
-            } else {
-                JoinError::Unreachable(*away).into()
-            });
+            let why = refused.remove(away).unwrap_or(JoinError::Unreachable(*away).into());
+            let is_told = matches!(why, RejoinError::Join(JoinError::Refused { .. }));
+            return Err(if has_ended && !is_told { RejoinError::LostTogether(*away) } else { why });
         }
         if !gone.is_empty() {
             tracing::warn!(?gone, "regions that are gone for good are not asked");
         }
-        Ok(peers)
+        Ok((peers, gone))
     }
 
     async fn hears_all(&self, peers: &[RegionId]) {

@@ -183,15 +183,13 @@ impl Retire {
             // What was put together before stands.
             let is_done = own.contains(&(key.clone(), owner)) && retired.freed == 0;
             if !is_done {
-                rows.push((KeyedRow { key, owner, row: retired.row }, retired.freed));
+                rows.push(KeyedRow { key, owner, row: retired.row });
             }
         }
         uncovered += held.into_values().sum::<u64>();
         for page in rows.chunks(ROWS_PER_MESSAGE_MAX) {
-            let (page, freed): (Vec<KeyedRow>, Vec<u64>) = page.iter().cloned().unzip();
-            let freed = freed.into_iter().sum();
             // Whoever begins anew asks for these rows once it has taken a later number: from then on none is written.
-            let Some(buried) = self.records.bury(retirement, &page, freed).await? else {
+            let Some(buried) = self.records.bury(retirement, page).await? else {
                 return Err(RetireError::BegunAnew(self.latest(region).await?));
             };
             let Buried { report, retirement: kept } = buried;

@@ -264,8 +264,10 @@ impl Retire {
         let outcome = match self.carry_out(&mut retirement).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                if let RetireError::BegunAnew(_) = error {
-                    // What two people said is not so, or not any more. What is done stays done.
+                if let RetireError::BegunAnew(latest) = error {
+                    // What two people said is not so, or not any more. What is done stays done; what they say next is of the
+                    // incarnation that a peer knows.
+                    self.known.note_incarnation(region, latest).await?;
                     let read = self.records.retirement(region).await?;
                     let withdrawn_by = Some(region.to_string());
                     let is_it = |read: &&Retirement| read.is_attempt_of(&retirement);

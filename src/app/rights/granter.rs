@@ -37,7 +37,7 @@ const SILENCE_PAUSE: Duration = Duration::from_millis(50);
 const GATHER: Duration = Duration::from_millis(4);
 
 /// How long it gathers them while another one is under way. Peers that are nearer than this answer before, so
-/// that within one data centre a search is never begun beside another.
+/// that within one data centre a search is hardly ever begun beside another.
 const GATHER_BESIDE: Duration = Duration::from_millis(30);
 
 /// Searches for one target at the same time: with [`GATHER_BESIDE`] in between, those of a crowd that takes a
@@ -68,6 +68,8 @@ struct Queue {
     /// The next search gathers them already.
     gathering: bool,
     under_way: usize,
+    /// One of those under way waits for a peer that needs its units itself: others beside it would ask for the same ones.
+    pausing: bool,
 }
 
 /// What a search is for: a SKU wherever it is, or at one node only.
@@ -171,7 +173,7 @@ impl Shared {
         let mut queues = self.queues.lock().expect("no panic while held");
         let queue = queues.entry(target.clone()).or_default();
         queue.waiters.push(waiter);
-        if queue.gathering || queue.under_way >= SEARCHES_MAX {
+        if queue.gathering || queue.pausing || queue.under_way >= SEARCHES_MAX {
             return None;
         }
         queue.gathering = true;
@@ -183,11 +185,7 @@ impl Shared {
         loop {
             tokio::time::sleep(gather).await;
             let waiters = self.begin(&target);
-            let wanted =
-                waiters.iter().map(|waiter| waiter.need.wanted).fold(0, u64::saturating_add);
-            let claim = self.rights.waiting.begin(&target.sku, wanted);
-            let found = self.search(&target, wanted, &waiters).await;
-            self.rights.waiting.ended(&claim, self.rights.clock.monotonic_ms());
+            let found = self.search(&target, &waiters).await;
             for waiter in waiters {
                 // Who stopped waiting has refused its order already.
                 drop(waiter.reply.send(found.clone()));
@@ -199,13 +197,20 @@ impl Shared {
         }
     }
 
-    /// A search begins, for all who wait.
+    /// A search begins, for all who still wait: who does not was told already, or waits anew.
     fn begin(&self, target: &Target) -> Vec<Waiter> {
         let mut queues = self.queues.lock().expect("no panic while held");
         let queue = queues.entry(target.clone()).or_default();
         queue.gathering = false;
         queue.under_way += 1;
-        std::mem::take(&mut queue.waiters)
+        let mut waiters = std::mem::take(&mut queue.waiters);
+        waiters.retain(|waiter| !waiter.reply.is_closed());
+        waiters
+    }
+
+    fn pauses(&self, target: &Target) {
+        let mut queues = self.queues.lock().expect("no panic while held");
+        queues.entry(target.clone()).or_default().pausing = true;
     }
 
     /// A search ended. Answers whether it gathers those who wait for the next one.
@@ -213,6 +218,7 @@ impl Shared {
         let mut queues = self.queues.lock().expect("no panic while held");
         let queue = queues.entry(target.clone()).or_default();
         queue.under_way -= 1;
+        queue.pausing = false;
         let goes_on = !queue.gathering && !queue.waiters.is_empty();
         queue.gathering |= goes_on;
         if queue.under_way == 0 && !queue.gathering {
@@ -221,9 +227,31 @@ impl Shared {
         goes_on
     }
 
-    async fn search(&self, target: &Target, wanted: u64, waiters: &[Waiter]) -> Found {
+    /// What the orders need stays set aside while they wait. Orders that all regions together can't serve set nothing
+    /// aside: others would be refused for units that serve nobody.
+    async fn search(&self, target: &Target, waiters: &[Waiter]) -> Found {
+        let rights = &self.rights;
+        if waiters.is_empty() {
+            return Found::UNKNOWN;
+        }
+        let Some(ledgers) = self.ledgers(target).await else { return Found::UNKNOWN };
+        let there = own_rights(&ledgers).saturating_add(elsewhere(&ledgers, rights.own));
+        let wanted = waiters.iter().map(|waiter| waiter.need.wanted);
+        let can_be_served = wanted.filter(|&wanted| wanted <= there);
+        let claim = rights.waiting.begin(&target.sku, can_be_served.fold(0, u64::saturating_add));
+        let found = self.look_for(target, waiters, ledgers).await;
+        rights.waiting.ended(&claim, rights.clock.monotonic_ms(), found.gained);
+        found
+    }
+
+    async fn look_for(
+        &self,
+        target: &Target,
+        waiters: &[Waiter],
+        mut ledgers: SkuLedgers,
+    ) -> Found {
         let (rights, sku) = (&self.rights, &target.sku);
-        let Some(mut ledgers) = self.ledgers(target).await else { return Found::UNKNOWN };
+        let wanted = waiters.iter().map(|waiter| waiter.need.wanted).fold(0, u64::saturating_add);
         // What is held may lie above the ceilings.
         let closed = closed(&ledgers, sku);
         if spendable(&ledgers) < wanted && !closed.is_empty() {
@@ -295,6 +323,7 @@ impl Shared {
                     }));
                 }
                 Step::Pause if left_ms > 0 => {
+                    self.pauses(target);
                     tokio::time::sleep(BUSY_PAUSE).await;
                     asking.resume();
                     continue;

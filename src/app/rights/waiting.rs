@@ -46,12 +46,13 @@ impl Waiting {
         Claim { sku: sku.clone(), number }
     }
 
-    /// Their search is over; they are decided next.
-    pub fn ended(&self, claim: &Claim, now_ms: u64) {
+    /// Their search is over. They are decided next, where it brought some; where it did not, nothing stays set aside: orders that
+    /// come one after the other and can't be served would keep the last units from everybody.
+    pub fn ended(&self, claim: &Claim, now_ms: u64, gained: bool) {
         let mut state = self.state.lock().expect("no panic while held");
         let claims = state.claims.get_mut(&claim.sku);
         if let Some((_, until)) = claims.and_then(|claims| claims.get_mut(&claim.number)) {
-            *until = Some(now_ms + SET_ASIDE_MS);
+            *until = Some(if gained { now_ms + SET_ASIDE_MS } else { 0 });
         }
     }
 
@@ -85,12 +86,14 @@ mod tests {
     fn claims_add_up_and_end_a_moment_after_the_search() {
         let (waiting, sku) = (Waiting::default(), "x".parse().unwrap());
         let first = waiting.begin(&sku, 2);
-        let _second = waiting.begin(&sku, 3);
+        let second = waiting.begin(&sku, 3);
         assert_eq!(waiting.units(&sku, 0), 5);
-        waiting.ended(&first, 10);
+        waiting.ended(&first, 10, true);
         assert_eq!(waiting.units(&sku, 10 + SET_ASIDE_MS - 1), 5);
         assert_eq!(waiting.units(&sku, 10 + SET_ASIDE_MS), 3);
         waiting.sweep(u64::MAX);
         assert_eq!(waiting.units(&sku, u64::MAX), 3, "a search that goes on is not forgotten");
+        waiting.ended(&second, 10, false);
+        assert_eq!(waiting.units(&sku, 0), 0, "nothing came: nothing is set aside");
     }
 }

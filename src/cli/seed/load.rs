@@ -31,8 +31,8 @@ use crate::types::RegionId;
 /// they commit. More would only wait in their queues.
 const IN_FLIGHT: usize = 96;
 
-/// Tries of one request. With the pauses they outlast a fail-over of the load balancer.
-const ATTEMPTS_MAX: u32 = 6;
+/// Tries of one request. With the pauses, 25 s in all, they outlast a server that is started again.
+const ATTEMPTS_MAX: u32 = 8;
 
 /// Between tries; doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -117,14 +117,16 @@ pub(in crate::cli) async fn load(
             let loader = &loader;
             async move { loader.create("/api/v1/products", &sku, writer, &body).await }
         };
-        let new: Vec<bool> = futures::stream::iter(others)
-            .map(create)
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect()
-            .await?;
+        let new: Vec<bool> =
+            futures::stream::iter(others).map(create).buffered(IN_FLIGHT).try_collect().await?;
         let new_last = create(last).await?;
         loaded.products = new.iter().chain([&new_last]).map(|&new| u64::from(new)).sum();
         loaded.products_already_there = stocking.products.len() as u64 - loaded.products;
+        // One that was there already says nothing about those that were not.
+        let new = others.iter().zip(new).filter(|(_, new)| *new && !new_last);
+        for (product, _) in new {
+            loader.wait_until_known("products", &product.sku).await?;
+        }
         loader.wait_until_known("products", &last.sku).await?;
     }
     if let Some(last) = stocking.nodes.last() {

@@ -556,7 +556,19 @@ async fn an_order_that_others_are_always_faster_than_is_refused_in_the_end() {
     let answer = shop.place("k1", &order_body("A-1", 2, "tok_ok")).await;
     assert_eq!(json_of(answer).await["code"], "insufficient_stock");
     let left = shop.fixture.others.turns.lock().unwrap().len();
-    assert_eq!(left, 7, "the second time more than twice `grant_wait` is over");
+    assert_eq!(left, 8, "then more than twice `grant_wait` is over, and nobody is asked any more");
+}
+
+#[tokio::test]
+async fn an_order_is_not_refused_for_what_nobody_was_asked_for() {
+    let shop = shop(1).await;
+    let grant_wait = std::time::Duration::from_millis(10);
+    let faster = Turn { stock: Vec::new(), took: grant_wait, gained: true };
+    let one = StockDelta { received: 1, ..StockDelta::default() };
+    let found = Turn { stock: vec![(at_w_1("A-1"), one)], took: grant_wait / 2, gained: true };
+    shop.fixture.others.turns.lock().unwrap().extend([faster, found]);
+    let answer = shop.place("k1", &order_body("A-1", 2, "tok_ok")).await;
+    assert_eq!(answer.status(), 201, "{}", json_of(answer).await);
 }
 
 #[tokio::test]

@@ -20,6 +20,16 @@ use super::commit::seal;
 use super::{MemoryRights, Tables};
 
 impl Tables {
+    /// Nothing that an incarnation before this one wrote is applied any more.
+    fn close_watermark(&mut self, region: RegionId, epoch: Epoch) {
+        let applied = self.watermarks.get(&region).copied();
+        if applied.map(|applied| applied.position.epoch) < Some(epoch) {
+            let hlc = applied.map_or(HlcTimestamp::origin(region), |applied| applied.hlc);
+            let position = Position { epoch, sequence: 0 };
+            self.watermarks.insert(region, crate::replication::Watermark { position, hlc });
+        }
+    }
+
     /// What is known of an order gives way to another history.
     pub(super) fn set_aside(&mut self, id: OrderId) {
         let Some(record) = self.orders.remove(&id) else { return };
@@ -52,17 +62,14 @@ impl RejoinStore for MemoryRights {
 
     async fn note_incarnation(&self, region: RegionId, epoch: Epoch) -> Result<Epoch, StoreError> {
         let mut tables = self.database.tables();
-        let applied = tables.watermarks.get(&region).copied();
+        let applied = tables.watermarks.get(&region).map(|applied| applied.position.epoch);
         let noted = tables.incarnations.get(&region).copied();
-        let applied_epoch = applied.map(|applied| applied.position.epoch);
-        let before = noted.max(applied_epoch).unwrap_or(Epoch::FIRST);
+        let before = noted.max(applied).unwrap_or(Epoch::FIRST);
         if noted < Some(epoch) {
             tables.incarnations.insert(region, epoch);
         }
-        if applied_epoch < Some(epoch) && !is_on(Mutant::OldIncarnationApplied) {
-            let hlc = applied.map_or(HlcTimestamp::origin(region), |applied| applied.hlc);
-            let position = Position { epoch, sequence: 0 };
-            tables.watermarks.insert(region, crate::replication::Watermark { position, hlc });
+        if !is_on(Mutant::OldIncarnationApplied) {
+            tables.close_watermark(region, epoch);
         }
         Ok(before)
     }
@@ -266,6 +273,9 @@ impl RejoinStore for MemoryRights {
             let known = tables.incarnations.entry(*region).or_insert(*epoch);
             *known = (*known).max(*epoch);
         }
+        for (region, epoch) in &beginning.gone {
+            tables.close_watermark(*region, *epoch);
+        }
         for retirement in &beginning.votes.retirements {
             tables.keep_retirement(retirement);
         }
@@ -304,7 +314,8 @@ mod tests {
             voters: [(other, Voter { epoch: Epoch(3), votes: 2 })].into(),
         };
         let follows = memory.tables().head();
-        let beginning = Beginning { epoch: Epoch(2), follows, rows: Vec::new(), votes };
+        let beginning =
+            Beginning { epoch: Epoch(2), follows, rows: Vec::new(), votes, gone: BTreeMap::new() };
         let store = MemoryRights::new(memory.clone(), Epoch::FIRST);
         assert!(store.begin(&beginning).await.unwrap());
         assert!(!store.begin(&beginning).await.unwrap(), "once");

@@ -81,7 +81,6 @@ impl RetirementStore for MemoryRights {
         &self,
         retirement: &Retirement,
         rows: &[KeyedRow],
-        freed: u64,
     ) -> Result<Option<Buried>, StoreError> {
         if self.database.tables().incarnations.get(&retirement.region) != Some(&retirement.ends) {
             return Ok(None);
@@ -89,6 +88,7 @@ impl RetirementStore for MemoryRights {
         let report = self.merge(rows, &[]).await?;
         let mut tables = self.database.tables();
         let name = (retirement.region, retirement.ends, retirement.asked_at_ms);
+        let freed = report.credited.values().sum();
         let retirement = retirement.freeing(tables.retirements.get(&name).cloned(), freed);
         tables.keep_retirement(&retirement);
         Ok(Some(Buried { report, retirement }))

@@ -62,12 +62,20 @@ async fn who_carried_an_end_out_and_forgot_that_does_not_take_it_for_done() {
 async fn what_is_done_is_not_taken_back_when_it_is_said_once_more() {
     let world = world().await;
     retire(&world).await;
-    let done = ended(&world, BY);
+    let records = || -> Vec<Retirement> {
+        world.sites()[BY].memory.tables().retirements.values().cloned().collect()
+    };
+    let done = records();
     let database = MemoryRights::new(world.sites()[OTHER].memory.clone(), Epoch::FIRST);
     database.note_incarnation(name(&world, LOST), Epoch(3)).await.unwrap();
     let again = server(&world, BY).retire.retire(name(&world, LOST), "carol").await;
     assert!(matches!(again, Err(RetireError::BegunAnew(Epoch(3)))), "{again:?}");
-    assert_eq!(ended(&world, BY), done);
+    assert_eq!(records(), done);
+    // If it is gone after all, people say so of what it has begun.
+    let by = server(&world, BY);
+    by.retire.retire(name(&world, LOST), "alice").await.unwrap();
+    let again = by.retire.retire(name(&world, LOST), "bob").await.unwrap();
+    assert!(again.is_done() && again.ends == Epoch(4), "{again:?}");
     end(&world);
 }
 

@@ -197,7 +197,8 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
     let copies = rows.into_iter().map(|row| row.row).chain([known]);
     let row = Row::buried(own, copies);
     let rows = vec![KeyedRow { key: x.clone(), owner: own, row: row.clone() }];
-    let beginning = Beginning { epoch: SECOND, follows, rows, votes };
+    let beginning =
+        Beginning { epoch: SECOND, follows, rows, votes, gone: [(gone, Epoch(2))].into() };
     assert!(!a.rejoin.begin(&beginning).await.unwrap(), "it was not set back");
     a.store.set_back(Epoch::FIRST, "a peer knows more").await.unwrap();
     let elsewhere = Beginning { follows: at(1, 0), ..beginning.clone() };
@@ -219,6 +220,8 @@ pub(super) async fn an_incarnation_begins_once_and_tells_what_was_prepared(kind:
     let of_others = [(b, Epoch(3)), (gone, Epoch(2)), (back, Epoch(4))];
     assert_eq!(noted, [(a.region, SECOND)].into_iter().chain(of_others).collect());
     assert_eq!(a.retirements.ended().await.unwrap(), [ended], "but not of who began anew since");
+    assert_eq!(a.rejoin.applied(gone).await.unwrap(), Some(at(2, 0)), "nothing more of it");
+    assert_eq!(a.rejoin.applied(back).await.unwrap(), None, "its own outbox tells the rest");
     let votes = a.rejoin.votes(None, 9).await.unwrap();
     assert_eq!((votes.promises.len(), votes.slots.len()), (1, 1));
     let late = a.store.commit(&product(a.region, "y", 4), stamp(a.region, 4)).await;
@@ -243,7 +246,8 @@ pub(super) async fn a_region_that_an_operator_drained_begins_anew_drained(kind: 
         }
         assert!(a.store.stopped(Epoch::FIRST).await.unwrap().draining);
         let (epoch, follows) = (SECOND, at(1, 0));
-        let beginning = Beginning { epoch, follows, rows: Vec::new(), votes: Votes::default() };
+        let (rows, votes, gone) = (Vec::new(), Votes::default(), [].into());
+        let beginning = Beginning { epoch, follows, rows, votes, gone };
         assert!(a.rejoin.begin(&beginning).await.unwrap());
         let draining = said.last().copied().unwrap_or(false);
         let stopped = a.store.stopped(SECOND).await.unwrap();
@@ -312,7 +316,8 @@ pub(super) async fn what_lies_on_a_shelf_outlives_the_incarnation(kind: Kind) {
     let row = Row::buried(own, copies.into_iter().map(|row| row.row));
     let rows = vec![KeyedRow { key: x.clone(), owner: own, row }];
     let follows = a.store.head().await.unwrap().position;
-    let beginning = Beginning { epoch: SECOND, follows, rows, votes: Votes::default() };
+    let (votes, gone) = (Votes::default(), [].into());
+    let beginning = Beginning { epoch: SECOND, follows, rows, votes, gone };
     assert!(a.rejoin.begin(&beginning).await.unwrap());
     let mut needs = Needs::default();
     needs.shelves.insert(x.clone());
