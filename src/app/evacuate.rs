@@ -102,15 +102,16 @@ pub enum EvacuationError {
         /// Which.
         region: RegionId,
     },
-    /// There is none that could be aborted.
-    #[error("no evacuation is under way here")]
-    NoneUnderWay,
-    /// This process told nothing for so long that another one has begun anew.
-    #[error("another server of this region has begun anew")]
-    Replaced,
-    /// Likewise, or an operator had the region take orders again.
+    /// There is none that could be aborted. What has ended by itself has left the region without orders.
     #[error(
-        "this server stood still, and an evacuation was begun anew or the region was resumed meanwhile: it moves no more orders"
+        "no evacuation is under way here: where one has ended and {0} takes no orders, `entrepot region resume {0}` puts it \
+         back into traffic"
+    )]
+    NoneUnderWay(RegionId),
+    /// This process told nothing for so long that another one has begun anew, or an operator had the region take orders again.
+    #[error(
+        "this server stood still, and an evacuation was begun anew or the region was resumed meanwhile: it hands over nothing \
+         more, what it had handed over stays where it is"
     )]
     Ended,
     /// It is too late.
@@ -207,10 +208,10 @@ impl Evacuation {
     /// have moved come back as they are needed. With the name of a run, only that one; asked again, it tells how it ended.
     pub async fn abort(&self, follows: Option<Uuid>) -> Result<Progress, EvacuationError> {
         let known = self.known.evacuation().await?;
-        let known =
-            known.ok_or(EvacuationError::NoneUnderWay)?.into_progress(self.region.clock.wall_ms());
+        let none = || EvacuationError::NoneUnderWay(self.region.id);
+        let known = known.ok_or_else(none)?.into_progress(self.region.clock.wall_ms());
         if follows.is_some_and(|run| run != known.run) {
-            return Err(EvacuationError::NoneUnderWay);
+            return Err(none());
         }
         let has_aborted = follows.is_some() && known.stage == Stage::Aborted;
         if !has_aborted
@@ -220,14 +221,14 @@ impl Evacuation {
             return Err(if is_under_way || known.orders > 0 {
                 EvacuationError::PastReturn
             } else {
-                EvacuationError::NoneUnderWay
+                none()
             });
         }
         let now = self.wait_for(known.run, ABORTED_WITHIN).await?;
         self.stops.look().await?;
         match now.stage {
             Stage::Done | Stage::Failed if now.orders > 0 => Err(EvacuationError::PastReturn),
-            Stage::Done | Stage::Failed => Err(EvacuationError::NoneUnderWay),
+            Stage::Done | Stage::Failed => Err(none()),
             Stage::Aborted
             | Stage::Settling
             | Stage::MovingRights
@@ -240,7 +241,7 @@ impl Evacuation {
         let begun_ms = self.region.clock.monotonic_ms();
         loop {
             let known = self.known.evacuation().await?.filter(|known| known.progress.run == run);
-            let known = known.ok_or(EvacuationError::NoneUnderWay)?;
+            let known = known.ok_or(EvacuationError::NoneUnderWay(self.region.id))?;
             let now = known.into_progress(self.region.clock.wall_ms());
             let waited_ms = self.region.clock.monotonic_ms().saturating_sub(begun_ms);
             if now.stage.is_over() || Duration::from_millis(waited_ms) >= patience {
@@ -261,7 +262,7 @@ impl Evacuation {
         let begun = Progress { run, to, stage: Stage::Settling, orders: 0, units: 0, detail: None };
         let lost_ms = now_ms.saturating_sub(LOST_AFTER_MS);
         let Evacuating { progress: now, .. } =
-            self.known.begin_evacuation(&begun, now_ms, lost_ms).await?;
+            self.known.begin_evacuation(self.region.epoch, &begun, now_ms, lost_ms).await?;
         if now.run == run {
             let evacuation = Arc::clone(self);
             drop(self.tasks.spawn("evacuation", async move { evacuation.run(begun).await }));
@@ -274,7 +275,7 @@ impl Evacuation {
         let (told, _) = watch::channel(begun);
         let outcome = tokio::select! {
             outcome = self.carry_out(run, to, &told, &abort) => outcome,
-            replaced = self.keep_telling(&told, &abort) => Err(replaced),
+            ended = self.keep_telling(&told, &abort) => Err(ended),
         };
         let (stage, why) = match outcome {
             Ok(()) => (Stage::Done, None),
@@ -286,9 +287,10 @@ impl Evacuation {
             progress.stage = stage;
             progress.detail = why.or(progress.detail.take());
         });
-        // Who is not told by then takes this process for gone, and the evacuation for failed.
+        // Who is not told by then takes this process for gone, and the evacuation for failed. Where another one was begun since,
+        // nobody asks for this one.
         let until_told = async {
-            while self.tell(&told).await.is_err() {
+            while !matches!(self.tell(&told).await, Ok(_) | Err(EvacuationError::Ended)) {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -301,10 +303,10 @@ impl Evacuation {
         let progress = told.borrow().clone();
         let now_ms = self.region.clock.wall_ms();
         let abort = self.known.tell_evacuation(&progress, now_ms).await?;
-        abort.ok_or(EvacuationError::Replaced)
+        abort.ok_or(EvacuationError::Ended)
     }
 
-    /// Ends when another process has begun anew.
+    /// Ends when another process has begun anew, or the region was resumed.
     async fn keep_telling(
         &self,
         told: &watch::Sender<Progress>,
@@ -314,7 +316,7 @@ impl Evacuation {
             match self.tell(told).await {
                 Ok(true) => abort.cancel(),
                 Ok(false) => {}
-                Err(EvacuationError::Replaced) => return EvacuationError::Replaced,
+                Err(EvacuationError::Ended) => return EvacuationError::Ended,
                 Err(error) => {
                     tracing::debug!(%error, "how far the evacuation is is told later: {error}");
                 }

@@ -24,7 +24,7 @@ const TRIES_MAX: u32 = 4;
 /// How often orders are compared that change while they are. Each time somebody else has made progress with them (another process
 /// of the region that takes over the same, or a peer's stream), and an order has a handful of changes in its life: one that
 /// has changed so often in a row is not what is being waited for.
-const COMPARISONS_MAX: u32 = 5;
+pub(crate) const COMPARISONS_MAX: u32 = 5;
 
 /// Why it could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum JoinError {
     },
     /// Somebody else is at the same orders.
     #[error(
-        "order {order} has changed here each of the {COMPARISONS_MAX} times that it was compared with what {peer} knows: that is not          taken over yet, what was before it is; see that nobody else takes over the same orders"
+        "order {order} has changed here each of the {COMPARISONS_MAX} times that it was compared with what {peer} knows: that is not taken over yet, what was before it is; see that nobody else takes over the same orders"
     )]
     KeepsChanging {
         /// Whose knowledge.
@@ -66,14 +66,14 @@ pub enum JoinError {
 }
 
 /// The orders of one region, as this one and a peer know them: those whose home it is, and those that it placed.
-pub(super) struct Joining<'a> {
-    pub(super) region: &'a Region,
-    pub(super) store: &'a dyn RejoinStore,
-    pub(super) bus: &'a dyn Bus,
+pub(crate) struct Joining<'a> {
+    pub(crate) region: &'a Region,
+    pub(crate) store: &'a dyn RejoinStore,
+    pub(crate) bus: &'a dyn Bus,
     /// Whose orders.
-    pub(super) of: RegionId,
+    pub(crate) of: RegionId,
     /// How many are taken over in one transaction: none of them is written by others meanwhile.
-    pub(super) at_once: usize,
+    pub(crate) at_once: usize,
 }
 
 /// In what a peer's list differs.
@@ -96,11 +96,11 @@ struct News {
 
 /// What came of taking a peer's histories over.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// How many of the orders were told.
     pub(super) told: usize,
     /// Orders of which more is known here now.
-    pub(super) learned: BTreeSet<OrderId>,
+    pub(crate) learned: BTreeSet<OrderId>,
     /// Orders of which what was known here is set aside.
     pub(super) parted: u64,
     /// Orders that another one keeps from being taken over, which stands under their channel's reference.
@@ -110,7 +110,7 @@ pub(super) struct Taken {
 }
 
 /// Asks a peer, some times.
-pub(super) async fn ask(bus: &dyn Bus, peer: RegionId, ask: &Ask) -> Result<Answer, JoinError> {
+pub(crate) async fn ask(bus: &dyn Bus, peer: RegionId, ask: &Ask) -> Result<Answer, JoinError> {
     let request = Bytes::from(serde_json::to_vec(ask).expect("our own types have a JSON form"));
     let mut last = JoinError::Unreachable(peer);
     for _ in 0..TRIES_MAX {
@@ -187,7 +187,7 @@ impl Joining<'_> {
     }
 
     /// Takes over what a peer knows of some orders, as far as it is `wanted`: of the first of them, as many as one answer takes.
-    pub(super) async fn take_over(
+    pub(crate) async fn take_over(
         &self,
         peer: RegionId,
         ids: &[OrderId],
@@ -318,6 +318,3 @@ fn compare(ours: &[OrderMark], theirs: &[OrderMark]) -> (Vec<OrderId>, Vec<Order
     let differing = theirs.iter().filter(differs).map(|mark| mark.id).collect();
     (lacking, differing)
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,7 +15,7 @@ mod gone;
 mod in_flight;
 mod intent_lookup;
 mod inventory;
-mod joining;
+pub(crate) mod joining;
 mod move_orders;
 mod order_lease;
 mod place_order;

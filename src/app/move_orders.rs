@@ -50,13 +50,16 @@ impl Moves<'_> {
         let mut needs = Needs::default();
         needs.orders.extend(orders.iter().copied());
         needs.sagas.extend(orders.iter().map(|id| SagaId(id.0)));
-        let mut last = String::new();
+        let (mut last, mut unknown) = (String::new(), None);
         for _ in 0..DECISIONS_MAX {
             let view = self.store.load(&needs).await?;
             let mut workspace = Workspace::new(view, self.region);
             let moved = decide(&mut workspace);
             if workspace.changes.is_empty() {
-                return Ok(0);
+                let Some(moved) = unknown else { return Ok(0) };
+                // What is not known of has moved them, and nobody was woken for it.
+                self.signals.outbox.notify_one();
+                return Ok(moved);
             }
             workspace.changes.mandate = Some(self.mandate);
             let stamp = Stamp {
@@ -72,7 +75,7 @@ impl Moves<'_> {
                 Err(CommitError::Conflict(NO_MANDATE)) => return Err(MoveError::NoMandate),
                 Err(CommitError::Conflict(what)) => what.clone_into(&mut last),
                 // Decided again on what is there now: what has moved is passed over.
-                Err(CommitError::Unknown(why)) => last = why,
+                Err(CommitError::Unknown(why)) => (last, unknown) = (why, Some(moved)),
                 Err(
                     error @ (CommitError::Unavailable(_)
                     | CommitError::Fenced
@@ -116,4 +119,77 @@ pub(super) fn move_order(
     let stamp = workspace.tick_after(made.last_stamp());
     made.push(stamp, EventBody::Moved { from, to }).expect("the home was looked at before");
     workspace.write_order(made, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use futures::FutureExt as _;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::inventory::StockDelta;
+    use crate::ports::store::{ChangeSet, Committed, View};
+    use crate::runtime::{RandomIds, SystemClock};
+    use crate::types::{Epoch, HlcTimestamp, RegionNumber, StockKey};
+
+    /// It answers nothing to a commit.
+    struct Breaks {
+        /// What it was told before that is stored all the same.
+        stores: bool,
+        is_stored: AtomicBool,
+        commits: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Store for Breaks {
+        async fn load(&self, _: &Needs) -> Result<View, StoreError> {
+            Ok(View::default())
+        }
+
+        async fn commit(&self, _: &ChangeSet, _: Stamp) -> Result<Committed, CommitError> {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            self.is_stored.store(self.stores, Ordering::Relaxed);
+            Err(CommitError::Unknown("the connection broke".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn moves_whose_answer_is_lost_count_and_wake_whoever_ships_them() {
+        let (id, clock): (RegionId, _) = ("a".parse().unwrap(), SystemClock::new());
+        let region = Region::new(
+            id,
+            [(id, RegionNumber(std::num::NonZeroU8::MIN))].into(),
+            Epoch::FIRST,
+            HlcTimestamp::origin(id),
+            Arc::new(clock),
+            Arc::new(RandomIds::new(clock)),
+        );
+        for stores in [true, false] {
+            let (is_stored, commits) = (AtomicBool::new(false), AtomicUsize::new(0));
+            let store = Breaks { stores, is_stored, commits };
+            let signals = Signals::default();
+            let mandate = Mandate::Evacuation(Uuid::nil());
+            let moves = Moves { region: &region, store: &store, signals: &signals, mandate };
+            let decide = |workspace: &mut Workspace<'_>| {
+                if store.is_stored.load(Ordering::Relaxed) {
+                    return 0;
+                }
+                let key = StockKey { sku: "s".parse().unwrap(), node: "n".parse().unwrap() };
+                workspace.change_stock(key, StockDelta { spent: 1, ..StockDelta::default() });
+                3
+            };
+            let moved = moves.commit(&[], decide).await;
+            let is_woken = signals.outbox.notified().now_or_never().is_some();
+            let commits = store.commits.load(Ordering::Relaxed);
+            if stores {
+                assert_eq!((moved.unwrap(), is_woken, commits), (3, true, 1));
+            } else {
+                assert!(matches!(moved, Err(MoveError::Commit(_))));
+                assert_eq!((is_woken, commits), (false, DECISIONS_MAX as usize));
+            }
+        }
+    }
 }

@@ -25,7 +25,7 @@ pub enum Stage {
     Done,
     /// It can be asked for again.
     Failed,
-    /// The region takes orders again.
+    /// The region takes orders again, unless an operator had drained it.
     Aborted,
 }
 

@@ -343,15 +343,17 @@ pub trait EvacuationStore: Send + Sync {
     async fn evacuation(&self) -> Result<Option<Evacuating>, StoreError>;
     /// Begins one, unless another is under way and was told of since `lost_ms`: the region takes no orders from then on, until
     /// it is aborted or an operator resumes the region. Begun before either of that, the next one goes on with what the last
-    /// one began: where orders have moved, it can't be aborted. Answers which one is under way now.
+    /// one began: where orders have moved, it can't be aborted. Answers which one is under way now. Fails for an incarnation
+    /// that is over: the next one is not given up by it.
     async fn begin_evacuation(
         &self,
+        epoch: Epoch,
         begun: &Progress,
         now_ms: u64,
         lost_ms: u64,
     ) -> Result<Evacuating, StoreError>;
-    /// Tells how far one is. Answers whether its end was asked for; nothing where another was begun since. Of one that was
-    /// aborted: the region is as an operator has left it.
+    /// Tells how far one is. Answers whether its end was asked for; nothing where another was begun since, or an operator
+    /// has resumed the region: then only its end is told. Of one that was aborted: the region is as an operator has left it.
     async fn tell_evacuation(
         &self,
         progress: &Progress,

@@ -388,12 +388,13 @@ impl EvacuationStore for Database {
 
     async fn begin_evacuation(
         &self,
+        epoch: Epoch,
         begun: &Progress,
         now_ms: u64,
         lost_ms: u64,
     ) -> Result<Evacuating, StoreError> {
         let breaks = self.writes().await?;
-        let evacuating = self.memory.begin_evacuation(begun, now_ms, lost_ms).await?;
+        let evacuating = self.memory.begin_evacuation(epoch, begun, now_ms, lost_ms).await?;
         self.answers(breaks).await?;
         Ok(evacuating)
     }

@@ -2,6 +2,7 @@
 
 mod ended;
 mod gone;
+mod joining;
 mod returned;
 
 use super::checks::Violation;

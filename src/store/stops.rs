@@ -104,10 +104,10 @@ impl PgStore {
     }
 }
 
-fn is_over() -> StoreError {
+pub(super) fn is_over() -> StoreError {
     StoreError::Broken("this region was fenced: its epoch is over".into())
 }
 
-fn epoch_column(epoch: Epoch) -> i32 {
+pub(super) fn epoch_column(epoch: Epoch) -> i32 {
     i32::try_from(epoch.0).expect("epochs are counted by people")
 }

@@ -181,9 +181,9 @@ async fn an_evacuation_is_told_and_aborted_by_any_process() {
     let seen = other.evacuation.follow(None, Some(begun.run), now).await.unwrap();
     assert_eq!(seen.stage, Stage::Settling);
     let unknown = other.evacuation.follow(None, Some(Uuid::nil()), now).await;
-    assert!(matches!(unknown, Err(EvacuationError::NoneUnderWay)), "{unknown:?}");
+    assert!(matches!(unknown, Err(EvacuationError::NoneUnderWay(_))), "{unknown:?}");
     let unknown = other.evacuation.abort(Some(Uuid::nil())).await;
-    assert!(matches!(unknown, Err(EvacuationError::NoneUnderWay)), "{unknown:?}");
+    assert!(matches!(unknown, Err(EvacuationError::NoneUnderWay(_))), "{unknown:?}");
 
     let ended = other.evacuation.abort(None).await.unwrap();
     assert_eq!((ended.run, ended.stage), (begun.run, Stage::Aborted));
@@ -194,13 +194,23 @@ async fn an_evacuation_is_told_and_aborted_by_any_process() {
     let again = other.evacuation.abort(Some(begun.run)).await.unwrap();
     assert_eq!(again.stage, Stage::Aborted, "asked again, it tells");
     let nothing = other.evacuation.abort(None).await;
-    assert!(matches!(nothing, Err(EvacuationError::NoneUnderWay)), "{nothing:?}");
+    assert!(matches!(nothing, Err(EvacuationError::NoneUnderWay(_))), "{nothing:?}");
 
     // What an operator has said holds beyond it.
     assert!(other.stops.drain(true).await.unwrap());
     other.evacuation.follow(None, None, now).await.unwrap();
     assert_eq!(other.evacuation.abort(None).await.unwrap().stage, Stage::Aborted);
     assert!(other.region.is_draining(), "it was drained before");
+
+    // Whoever resumes the region ends it, whatever is under way.
+    let begun = carries_out.evacuation.follow(None, None, now).await.unwrap();
+    assert!(other.stops.drain(false).await.unwrap());
+    let limit = Duration::from_secs(10);
+    let ended = other.evacuation.follow(None, Some(begun.run), limit).await.unwrap();
+    assert_eq!(ended.stage, Stage::Failed);
+    assert!(ended.detail.is_some_and(|why| why.contains("was resumed meanwhile")));
+    other.stops.look().await.unwrap();
+    assert!(!other.region.is_draining());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -76,6 +76,54 @@ async fn another_incarnation_has_no_say() {
     assert!(!begin(&database).await.region.is_draining());
 }
 
+/// The columns are taken away again, and added with what an older version has left behind.
+#[tokio::test]
+async fn what_an_older_version_left_drained_is_told_apart() {
+    let database = Database::new().await;
+    drop(begin(&database).await);
+    let mut connection = database.connection().await;
+    let mut migrated = async |draining: bool, last: Option<(&str, bool, u64)>, set_back: bool| {
+        let evacuation = last.map_or_else(String::new, |(stage, is_over, orders)| {
+            let run = "00000000-0000-0000-0000-000000000001";
+            let document = format!(
+                r#"{{"run":"{run}","to":"b","stage":"{stage}","orders":{orders},"units":0,"detail":null}}"#
+            );
+            format!(
+                "INSERT INTO evacuation (run, may_abort, is_over, told_at_ms, document)
+                 VALUES ('{run}', true, {is_over}, 1, '{document}');"
+            )
+        });
+        let proof = if set_back { "'a peer knows more'" } else { "NULL" };
+        let before = format!(
+            "ALTER TABLE outbox_head DROP COLUMN is_stopped, DROP COLUMN evacuating, DROP COLUMN set_back;
+             DELETE FROM evacuation; {evacuation}
+             UPDATE outbox_head SET draining = {draining};
+             UPDATE region_identity SET set_back = {proof};"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(before)).execute(&mut connection).await.unwrap();
+        let migration = include_str!("../../migrations/0015_stops.sql");
+        sqlx::raw_sql(migration).execute(&mut connection).await.unwrap();
+        let found = "SELECT draining, evacuating, is_stopped, (SELECT may_abort FROM evacuation) FROM outbox_head";
+        let found: (bool, bool, bool, Option<bool>) =
+            sqlx::query_as(found).fetch_one(&mut connection).await.unwrap();
+        found
+    };
+    assert_eq!(migrated(false, None, false).await, (false, false, false, None));
+    assert_eq!(migrated(true, None, false).await, (true, false, true, None));
+    assert_eq!(migrated(true, None, true).await, (false, false, true, None));
+    for (stage, orders) in [("done", 3), ("done", 0), ("failed", 2), ("failed", 0)] {
+        let last = Some((stage, true, orders));
+        let may_abort = Some(orders == 0);
+        assert_eq!(migrated(true, last, false).await, (false, true, true, may_abort), "{stage}");
+        let resumed = migrated(false, last, false).await;
+        assert_eq!(resumed, (false, false, false, may_abort), "{stage}");
+    }
+    let under_way = Some(("moving_rights", false, 0));
+    assert_eq!(migrated(true, under_way, false).await, (false, true, true, Some(true)));
+    let aborted = Some(("aborted", true, 0));
+    assert_eq!(migrated(true, aborted, false).await, (true, false, true, Some(true)));
+}
+
 /// A commit that waits for the lock of whoever drains the region decides by what is there afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_meets_a_drain_is_committed_before_it_or_not_at_all() {

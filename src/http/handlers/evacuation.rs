@@ -94,14 +94,13 @@ pub(in crate::http) async fn evacuate(
 fn refused(error: &EvacuationError) -> Problem {
     let detail = format!("{error}; nothing was changed by this call");
     match error {
-        EvacuationError::NoneUnderWay => Problem::new(Code::NoEvacuation, detail),
+        EvacuationError::NoneUnderWay(_) => Problem::new(Code::NoEvacuation, detail),
         EvacuationError::PastReturn => Problem::new(Code::EvacuationPastReturn, detail),
         EvacuationError::NotTrusted => Problem::new(Code::RegionSetBack, detail),
         EvacuationError::NobodyThere
         | EvacuationError::NotThere(_)
         | EvacuationError::Undecided
         | EvacuationError::Aborted
-        | EvacuationError::Replaced
         | EvacuationError::Ended
         | EvacuationError::Left(_)
         | EvacuationError::NotApplied { .. }

@@ -5,7 +5,9 @@ use uuid::Uuid;
 
 use crate::domain::evacuation::{Evacuating, Progress, Stage};
 use crate::ports::{EvacuationStore, StoreError};
+use crate::types::Epoch;
 
+use super::read::fenced;
 use super::{Memory, Tables};
 
 /// The last one that was begun.
@@ -37,11 +39,15 @@ impl EvacuationStore for Memory {
 
     async fn begin_evacuation(
         &self,
+        epoch: Epoch,
         begun: &Progress,
         now_ms: u64,
         lost_ms: u64,
     ) -> Result<Evacuating, StoreError> {
         let mut tables = self.tables();
+        if epoch != tables.head.epoch {
+            return Err(fenced());
+        }
         let goes_on = tables.evacuating;
         let last = tables.evacuation.as_ref();
         let is_under_way = |last: &&LastEvacuation| {
@@ -63,8 +69,10 @@ impl EvacuationStore for Memory {
         now_ms: u64,
     ) -> Result<Option<bool>, StoreError> {
         let mut tables = self.tables();
+        let is_heard = tables.evacuating || progress.stage.is_over();
         let last = tables.evacuation.as_mut();
-        let Some(last) = last.filter(|last| last.told.progress.run == progress.run) else {
+        let Some(last) = last.filter(|last| is_heard && last.told.progress.run == progress.run)
+        else {
             return Ok(None);
         };
         last.told = Evacuating { progress: progress.clone(), told_at_ms: now_ms };

@@ -233,6 +233,6 @@ impl StopStore for Memory {
     }
 }
 
-fn fenced() -> StoreError {
+pub(super) fn fenced() -> StoreError {
     StoreError::Broken("this region was fenced: its epoch is over".to_owned())
 }

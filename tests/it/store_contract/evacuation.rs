@@ -21,7 +21,8 @@ pub(super) async fn an_evacuation_is_begun_once_and_told_to_all(kind: Kind) {
     assert_eq!(known().await, None);
     let (first, second) = (progress(1, Stage::Settling), progress(2, Stage::Settling));
     let begin = async |begun: &Progress, now_ms: u64, lost_ms: u64| {
-        let now = a.evacuation.begin_evacuation(begun, now_ms, lost_ms).await.unwrap();
+        let now =
+            a.evacuation.begin_evacuation(Epoch::FIRST, begun, now_ms, lost_ms).await.unwrap();
         (now.progress.run, now.told_at_ms)
     };
     assert_eq!(begin(&first, 100, 50).await, (first.run, 100));
@@ -44,14 +45,14 @@ pub(super) async fn an_evacuation_ends_before_orders_move_or_goes_to_its_end(kin
     let tell =
         async |run, stage| a.evacuation.tell_evacuation(&progress(run, stage), 2).await.unwrap();
     assert!(!abort(1).await, "there is none");
-    a.evacuation.begin_evacuation(&progress(1, Stage::Settling), 1, 0).await.unwrap();
+    a.evacuation.begin_evacuation(Epoch::FIRST, &progress(1, Stage::Settling), 1, 0).await.unwrap();
     assert!(!abort(2).await, "that is another one");
     assert!(abort(1).await && abort(1).await);
     assert_eq!(tell(1, Stage::MovingRights).await, Some(true));
     assert!(abort(1).await);
     assert_eq!(tell(1, Stage::Aborted).await, Some(true));
     assert!(!abort(1).await, "it is over");
-    a.evacuation.begin_evacuation(&progress(2, Stage::Settling), 3, 0).await.unwrap();
+    a.evacuation.begin_evacuation(Epoch::FIRST, &progress(2, Stage::Settling), 3, 0).await.unwrap();
     assert_eq!(
         tell(2, Stage::MovingOrders).await,
         Some(false),
@@ -64,7 +65,8 @@ pub(super) async fn an_evacuation_ends_before_orders_move_or_goes_to_its_end(kin
 impl Subject {
     async fn begin(&self, run: u128) {
         let begun = progress(run, Stage::Settling);
-        let now = self.evacuation.begin_evacuation(&begun, 1, u64::MAX).await.unwrap();
+        let now =
+            self.evacuation.begin_evacuation(Epoch::FIRST, &begun, 1, u64::MAX).await.unwrap();
         assert_eq!(now.progress.run, begun.run);
     }
 
@@ -160,4 +162,37 @@ pub(super) async fn an_aborted_evacuation_leaves_a_region_as_its_operator_did(ki
     assert!(a.is_draining().await, "what was begun is gone on with");
     a.store.set_draining(Epoch::FIRST, false).await.unwrap();
     assert!(!a.is_draining().await, "an operator speaks of all of it");
+}
+
+pub(super) async fn a_region_that_was_resumed_is_given_up_no_further(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let tell =
+        async |run, stage| a.evacuation.tell_evacuation(&progress(run, stage), 2).await.unwrap();
+    for (run, end) in [(1, Stage::Failed), (2, Stage::Done), (3, Stage::Aborted)] {
+        a.begin(run).await;
+        assert_eq!(tell(run, Stage::MovingRights).await, Some(false));
+        a.store.set_draining(Epoch::FIRST, false).await.unwrap();
+        for stage in [Stage::Settling, Stage::MovingRights, Stage::MovingOrders, Stage::Verifying] {
+            assert_eq!(tell(run, stage).await, None, "{stage:?}");
+        }
+        let known = a.evacuation.evacuation().await.unwrap().unwrap();
+        assert_eq!(known.progress.stage, Stage::MovingRights);
+        assert_eq!(tell(run, end).await, Some(false), "its end is still told");
+        assert_eq!(a.evacuation.evacuation().await.unwrap().unwrap().progress.stage, end);
+        assert!(!a.is_draining().await);
+    }
+}
+
+pub(super) async fn an_incarnation_that_is_over_gives_nothing_up(kind: Kind) {
+    let a = Subject::empty(kind, "a", 1).await;
+    let begun = progress(1, Stage::Settling);
+    let refused = a.evacuation.begin_evacuation(Epoch(2), &begun, 1, 0).await;
+    assert!(refused.unwrap_err().to_string().contains("its epoch is over"));
+    assert_eq!(a.evacuation.evacuation().await.unwrap(), None);
+    assert!(!a.is_draining().await);
+    // Not even to follow one that is under way.
+    a.begin(2).await;
+    assert!(a.evacuation.begin_evacuation(Epoch(2), &begun, 1, 0).await.is_err());
+    let known = a.evacuation.evacuation().await.unwrap().unwrap();
+    assert_eq!(known.progress.run, Uuid::from_u128(2));
 }

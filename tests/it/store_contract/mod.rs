@@ -166,7 +166,9 @@ contract! {
         an_evacuation_ends_before_orders_move_or_goes_to_its_end,
         orders_move_under_the_evacuation_that_is_under_way,
         what_has_moved_has_moved_when_an_evacuation_is_begun_anew,
-        an_aborted_evacuation_leaves_a_region_as_its_operator_did;
+        an_aborted_evacuation_leaves_a_region_as_its_operator_did,
+        a_region_that_was_resumed_is_given_up_no_further,
+        an_incarnation_that_is_over_gives_nothing_up;
     copies:
         a_batch_is_applied_once_and_in_order,
         what_does_not_fit_leaves_nothing,

@@ -3,23 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::*;
-use crate::domain::order::{EventBody, EventMaker};
+use super::gone::world;
+use crate::app::joining::{COMPARISONS_MAX, JoinError, Joining, ask};
+use crate::domain::order::{Event, EventBody, EventMaker, fold_copy};
+use crate::ports::Learned;
+use crate::replication::rejoin::Ask;
 use crate::replication::retirement::Retirement;
 use crate::sim::memory::{Memory, MemoryRights};
-use crate::sim::plan::{Knobs, Plan};
-use crate::sim::world::World;
-use crate::types::{Epoch, HlcTimestamp};
-
-/// Three regions that hear each other.
-async fn world() -> Arc<World> {
-    let (knobs, stock, entries) = (Knobs::default(), vec![vec![10, 10, 10]], Vec::new());
-    let (seed, regions, witness, storm_ms) = (1, 3, false, 1_000_000);
-    let plan = Plan { seed, regions, witness, storm_ms, knobs, stock, entries };
-    let world = World::begin(&plan, false).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    world
-}
+use crate::types::{Epoch, HlcTimestamp, OrderId, RegionId};
 
 /// An order of three events.
 fn order(home: RegionId) -> (OrderId, Vec<Event>) {
