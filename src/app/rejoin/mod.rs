@@ -159,6 +159,8 @@ impl Rejoin {
         }
         begun.told = to_tell.len() as u64;
         self.tell(epoch, to_tell).await?;
+        // Also one that has nothing to tell: whoever did not note it, since it began anew itself, follows by what it reads.
+        self.tell_envelope(epoch, Vec::new()).await?;
         self.take_up_sagas().await?;
         let before = |owner: &Actor| owner.epoch < epoch;
         let buried = rows

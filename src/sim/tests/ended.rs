@@ -6,7 +6,8 @@ use crate::app::retire::RetireError;
 use crate::ports::RejoinStore as _;
 use crate::replication::retirement::Retirement;
 use crate::sim::memory::{MemoryRights, Tables};
-use crate::sim::plan::Action;
+use crate::sim::plan::{Action, Entry, Knobs, Plan};
+use crate::sim::run;
 use crate::sim::world::World;
 use crate::types::Epoch;
 
@@ -96,4 +97,24 @@ async fn an_end_that_was_told_by_half_is_told_to_those_behind_one_in_doubt() {
     assert!(!is_in_doubt());
     assert!(again().await.unwrap().is_done());
     end(&world);
+}
+
+/// Two begin anew, one after the other: the second one, of whom nobody has noted the first one's number, follows by what that
+/// one writes. The witness has nothing to tell.
+#[test]
+fn an_incarnation_that_has_nothing_to_tell_is_followed_all_the_same() {
+    let entry = |at_ms, action| Entry { at_ms, action };
+    let plan = Plan {
+        seed: 1,
+        regions: 3,
+        witness: true,
+        storm_ms: 15_000,
+        knobs: Knobs::default(),
+        stock: vec![vec![10, 10]],
+        entries: vec![
+            entry(5_800, Action::Retired { region: 0, by: 1, down_ms: 14_000 }),
+            entry(9_750, Action::SetBack { region: 2, after_ms: 1_500 }),
+        ],
+    };
+    assert_eq!(run(&plan, false).violation, None);
 }
