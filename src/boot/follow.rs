@@ -495,8 +495,9 @@ mod tests {
         let Some(program) = programs::in_path("haproxy") else { return };
         let folder = Folder::new("balancer");
         let regions = Regions::default();
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let config = config_at(free, regions.serve().await);
+        // Below those that the system gives away by itself, also between two starts.
+        let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        let config = config_at(port, regions.serve().await);
         std::fs::write(folder.0.join("haproxy.cfg"), haproxy::render(&config).unwrap()).unwrap();
         std::fs::write(folder.0.join(ROUTING_MAP), haproxy::first_map(&config)).unwrap();
         let (socket, state) = (folder.0.join(SOCKET), folder.0.join("routing.json"));
@@ -507,9 +508,14 @@ mod tests {
             let command = command.current_dir(&folder.0).args(["-db", "-f", "haproxy.cfg"]);
             let mut running = command.kill_on_drop(true).spawn().unwrap();
             let mut tries = 0;
-            while let Err(error) = follower.round().await {
+            loop {
+                let told = follower.round().await;
+                // On a busy machine a region may answer too late, and count for nothing.
+                if told.is_ok() && follower.silent().is_empty() {
+                    break;
+                }
                 tries += 1;
-                assert!(tries < 100, "{error:#}");
+                assert!(tries < 100, "{told:?}, silent: {:?}", follower.silent());
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             let mut stream = UnixStream::connect(&socket).await.unwrap();

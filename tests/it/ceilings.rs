@@ -94,6 +94,23 @@ async fn what_acceptors_voted_is_known_after_a_restart() {
     assert!(noted.iter().all(|(region, voter)| now[region] >= *voter), "{noted:?} {now:?}");
 }
 
+/// Likewise what another process of the region has counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_knows_of_votes_counts_for_the_others() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    let second = a.another_process();
+    world.hub.cut(a.id, c.id);
+    a.receive("x", 200).await;
+    let counted = a.rights.registers.voters().await.unwrap()[&b.id];
+    assert!(counted > Voter::UNKNOWN, "who voted for the raise");
+    // What it asks only the third one shows it how far the second has voted.
+    world.hub.heal();
+    world.hub.cut(a.id, b.id);
+    Proposer::prepare(&second, actor(a.id), Purpose::Propose).await.unwrap();
+    assert!(second.voter(b.id) >= counted, "{counted:?}");
+}
+
 /// Each raise shows how far the others have voted, and mostly that is known.
 #[tokio::test]
 async fn how_far_others_voted_is_not_waited_for_where_it_is_known() {
