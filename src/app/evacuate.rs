@@ -274,6 +274,7 @@ impl Evacuation {
         let (run, to, abort) = (begun.run, begun.to, CancellationToken::new());
         let (told, _) = watch::channel(begun);
         let outcome = tokio::select! {
+            biased;
             outcome = self.carry_out(run, to, &told, &abort) => outcome,
             ended = self.keep_telling(&told, &abort) => Err(ended),
         };
