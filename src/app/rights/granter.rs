@@ -36,13 +36,12 @@ const SILENCE_PAUSE: Duration = Duration::from_millis(50);
 /// millisecond or two, and share one request instead of two in a row. Little beside any round trip.
 const GATHER: Duration = Duration::from_millis(4);
 
-/// How long it gathers them while another one is under way. Peers that are nearer than this answer before, so
-/// that within one data centre a search is hardly ever begun beside another.
-const GATHER_BESIDE: Duration = Duration::from_millis(30);
+/// How long it gathers them while another one is under way: a crowd takes about so long to come, and peers that are
+/// nearer answer before. Sooner, regions that sell the same SKU at the same moment take its units from each other.
+const GATHER_BESIDE: Duration = Duration::from_millis(100);
 
-/// Searches for one target at the same time: with [`GATHER_BESIDE`] in between, those of a crowd that takes a
-/// tenth of a second to come. Who comes later waits for the end of one of them.
-const SEARCHES_MAX: usize = 4;
+/// Searches for one target at the same time. Who comes later waits for the end of one of them.
+const SEARCHES_MAX: usize = 2;
 
 /// Units asked for beyond the need, if the giver has them to spare: an order that had to ask is seldom
 /// the last one, and the next few find stock. No more, since the others may sell the SKU as well.
