@@ -177,8 +177,12 @@ impl OrderLease {
         let promised = self.rights.registers.stewardship(self.region.id).await?.promised;
         if promised.ballot.region == self.region.id && promised.ballot.round > 0 {
             let proposer = Proposer::resume(register, promised.ballot);
-            match proposer.values(&self.rights, &steward_keys()).await {
-                Ok(values) => return Ok((proposer, values)),
+            // What was stored here under it tells nothing: the region may have been given up once more since.
+            match proposer.confirm(&self.rights, Purpose::Return).await {
+                Ok(()) => {
+                    let values = proposer.values(&self.rights, &steward_keys()).await?;
+                    return Ok((proposer, values));
+                }
                 Err(ProposeError::Preempted { .. } | ProposeError::Fenced { .. }) => {}
                 Err(error) => return Err(error),
             }

@@ -340,6 +340,25 @@ async fn the_next_search_does_not_wait_for_one_that_takes_long() {
     assert!(a.spendable("x").await >= 45, "each brings what its own orders need");
 }
 
+/// One order that nobody can serve would otherwise bring all units to where it was placed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_all_together_cannot_serve_moves_nothing() {
+    let world = World::start().await;
+    let [a, b, c] = &world.regions[..] else { unreachable!("three regions") };
+    a.receive("x", 5).await;
+    b.receive("x", 5).await;
+    world.converge().await;
+    let short = |wanted| Shortage { sku: sku("x"), wanted, available_here: 5, held_here: 5 };
+    let found = a.granter.obtain(&[short(16)], PATIENCE).await;
+    assert_eq!((found.gained, found.elsewhere[&sku("x")]), (false, 5));
+    assert_eq!((a.spendable("x").await, b.spendable("x").await), (5, 5));
+    // What was received a moment ago, and nobody has heard of, counts.
+    world.hub.lose_rows(true);
+    c.receive("x", 5).await;
+    assert!(a.granter.obtain(&[short(15)], PATIENCE).await.gained);
+    assert_eq!(a.spendable("x").await, 15);
+}
+
 /// Orders that can't be served keep nothing from those that can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_unit_is_not_set_aside_for_orders_of_two() {

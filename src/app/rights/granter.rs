@@ -87,11 +87,12 @@ struct Need {
     missing: u64,
     /// What this region held when it was decided.
     held: u64,
+    /// Nobody is asked for it any more from then on.
+    deadline_ms: u64,
 }
 
 struct Waiter {
     need: Need,
-    deadline_ms: u64,
     reply: oneshot::Sender<Found>,
 }
 
@@ -121,7 +122,8 @@ impl RightsSource for Granter {
             let target = Target { sku: shortage.sku.clone(), node: None };
             let Shortage { wanted, available_here, held_here: held, .. } = *shortage;
             let missing = wanted.saturating_sub(available_here);
-            let need = Need { wanted, missing, held };
+            let deadline_ms = self.shared.deadline_ms(patience);
+            let need = Need { wanted, missing, held, deadline_ms };
             let found = self.shared.search_with_others(target, need, patience);
             (shortage.sku.clone(), found.await)
         });
@@ -139,25 +141,30 @@ impl RightsSource for Granter {
 
     async fn recall(&self, key: &StockKey, wanted: u64, held: u64, patience: Duration) -> bool {
         let target = Target { sku: key.sku.clone(), node: Some(key.node.clone()) };
-        let need = Need { wanted, missing: wanted.saturating_sub(held), held };
+        let (missing, deadline_ms) =
+            (wanted.saturating_sub(held), self.shared.deadline_ms(patience));
+        let need = Need { wanted, missing, held, deadline_ms };
         self.shared.search_with_others(target, need, patience).await.gained
     }
 }
 
 impl Shared {
+    fn deadline_ms(&self, patience: Duration) -> u64 {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.rights.clock.monotonic_ms().saturating_add(patience_ms)
+    }
+
     async fn search_with_others(
         self: &Arc<Self>,
         target: Target,
         need: Need,
         patience: Duration,
     ) -> Found {
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         // Nobody is asked any more after the deadline, but answers under way are waited for: what a
         // peer has granted should not arrive a moment after the refusal.
         let patience = patience + self.rights.request_timeout;
-        let deadline_ms = self.rights.clock.monotonic_ms().saturating_add(patience_ms);
         let (reply, found) = oneshot::channel();
-        if let Some(gather) = self.wait_in(&target, Waiter { need, deadline_ms, reply }) {
+        if let Some(gather) = self.wait_in(&target, Waiter { need, reply }) {
             let shared = Arc::clone(self);
             let searches = async move { shared.searches(target, gather).await };
             drop(self.tasks.spawn("search-rights", searches));
@@ -184,10 +191,12 @@ impl Shared {
         loop {
             tokio::time::sleep(gather).await;
             let waiters = self.begin(&target);
-            let found = self.search(&target, &waiters).await;
-            for waiter in waiters {
+            let (needs, replies): (Vec<_>, Vec<_>) =
+                waiters.into_iter().map(|waiter| (waiter.need, waiter.reply)).unzip();
+            let found = self.search(&target, needs).await;
+            for reply in replies {
                 // Who stopped waiting has refused its order already.
-                drop(waiter.reply.send(found.clone()));
+                drop(reply.send(found.clone()));
             }
             if !self.goes_on(&target) {
                 return;
@@ -226,31 +235,57 @@ impl Shared {
         goes_on
     }
 
-    /// What the orders need stays set aside while they wait. Orders that all regions together can't serve set nothing
-    /// aside: others would be refused for units that serve nobody.
-    async fn search(&self, target: &Target, waiters: &[Waiter]) -> Found {
+    /// What the orders need stays set aside while they wait. For orders that all regions together can't serve nothing is
+    /// set aside, and nothing is moved: one of them would bring every unit here, and others would be refused for it.
+    async fn search(&self, target: &Target, mut needs: Vec<Need>) -> Found {
         let rights = &self.rights;
-        if waiters.is_empty() {
-            return Found::UNKNOWN;
+        let Some(mut ledgers) = self.ledgers(target).await else { return Found::UNKNOWN };
+        let can_be_served = |ledgers: &SkuLedgers| {
+            let there = self.in_reach(ledgers);
+            move |need: &Need| need.wanted <= there
+        };
+        if !needs.iter().all(can_be_served(&ledgers)) && self.all_tell(target, &ledgers).await {
+            let Some(told) = self.ledgers(target).await else { return Found::UNKNOWN };
+            ledgers = told;
+            needs.retain(can_be_served(&ledgers));
         }
-        let Some(ledgers) = self.ledgers(target).await else { return Found::UNKNOWN };
-        let there = own_rights(&ledgers).saturating_add(elsewhere(&ledgers, rights.own));
-        let wanted = waiters.iter().map(|waiter| waiter.need.wanted);
-        let can_be_served = wanted.filter(|&wanted| wanted <= there);
-        let claim = rights.waiting.begin(&target.sku, can_be_served.fold(0, u64::saturating_add));
-        let found = self.look_for(target, waiters, ledgers).await;
+        if needs.is_empty() {
+            return Found { gained: false, elsewhere: elsewhere(&ledgers, rights.own) };
+        }
+        let wanted = needs.iter().map(|need| need.wanted).fold(0, u64::saturating_add);
+        let claim = rights.waiting.begin(&target.sku, wanted);
+        let found = self.look_for(target, &needs, ledgers).await;
         rights.waiting.ended(&claim, rights.clock.monotonic_ms(), found.gained);
         found
     }
 
-    async fn look_for(
-        &self,
-        target: &Target,
-        waiters: &[Waiter],
-        mut ledgers: SkuLedgers,
-    ) -> Found {
+    /// What this region and those that it can ask may sell.
+    fn in_reach(&self, ledgers: &SkuLedgers) -> u64 {
+        let sellers = self.rights.sellers();
+        let may_sell = |ledger: &Ledger| {
+            let others = sellers.iter().filter(|region| **region != self.rights.own.region);
+            others.map(|region| ledger.rights(ledger.latest(*region))).fold(0, u64::saturating_add)
+        };
+        ledgers.values().map(may_sell).fold(own_rights(ledgers), u64::saturating_add)
+    }
+
+    /// What is known here of others may be old: all who can be asked tell what they have, and give nothing. Answers
+    /// whether all did.
+    async fn all_tell(&self, target: &Target, ledgers: &SkuLedgers) -> bool {
+        let rows = |(node, ledger): (&NodeId, &Ledger)| (node.clone(), ledger.rows().clone());
+        let rows: &SkuRows = &ledgers.iter().map(rows).collect();
+        let peers = self.rights.sellers().into_iter().filter(|it| *it != self.rights.own.region);
+        let tell = peers.map(|to| async move {
+            let request = Request { to, need: 0, want: 0, rows: rows.clone() };
+            let (peer, message) = self.message(target, request);
+            ask_peer(&self.rights, peer, &message).await.is_some()
+        });
+        futures::future::join_all(tell).await.into_iter().all(|told| told)
+    }
+
+    async fn look_for(&self, target: &Target, needs: &[Need], mut ledgers: SkuLedgers) -> Found {
         let (rights, sku) = (&self.rights, &target.sku);
-        let wanted = waiters.iter().map(|waiter| waiter.need.wanted).fold(0, u64::saturating_add);
+        let wanted = needs.iter().map(|need| need.wanted).fold(0, u64::saturating_add);
         // What is held may lie above the ceilings.
         let closed = closed(&ledgers, sku);
         if spendable(&ledgers) < wanted && !closed.is_empty() {
@@ -260,7 +295,7 @@ impl Shared {
         }
         // Rights may have come in between an order's decision and this search.
         let held = spendable(&ledgers);
-        let seen = waiters.iter().map(|waiter| waiter.need.held).max().unwrap_or(0);
+        let seen = needs.iter().map(|need| need.held).max().unwrap_or(0);
         if held >= wanted && held > seen {
             return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
         }
@@ -269,11 +304,11 @@ impl Shared {
         if held < wanted && ours >= wanted {
             return Found { gained: true, elsewhere: elsewhere(&ledgers, rights.own) };
         }
-        let short = waiters.iter().map(|waiter| waiter.need.missing).fold(0, u64::saturating_add);
+        let short = needs.iter().map(|need| need.missing).fold(0, u64::saturating_add);
         let need = if ours < wanted { wanted - ours } else { short.max(1) };
         let expected = rights.board.expected(sku);
         let want = need.saturating_add(expected.max(WANT_EXTRA));
-        let deadline_ms = waiters.iter().map(|waiter| waiter.deadline_ms).max().unwrap_or(0);
+        let deadline_ms = needs.iter().map(|need| need.deadline_ms).max().unwrap_or(0);
         let reachable = rights.sellers();
         let mut asking = Asking::new(rights.own, ledgers, need, want, reachable);
         self.ask_until(target, &mut asking, deadline_ms, wanted).await;
